@@ -1,0 +1,146 @@
+"""One-way message channels between processes.
+
+A channel is a pair of connected ``SOCK_SEQPACKET`` sockets: the kernel delivers each message whole or not at all, also
+when its sender or receiver is killed in the middle, and hands it to exactly one of several receivers. So no lock is
+shared between processes that one of them could take to its grave.
+
+A message is a tag byte, a payload, and at most one file descriptor. What does not fit into a packet travels as an
+anonymous memory file, so there is no limit on its size.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from typing import NamedTuple
+
+__all__ = ["INLINE_LIMIT", "Message", "Receiver", "Sender", "channel", "memory_file", "read_file"]
+
+INLINE_LIMIT = 48 * 1024
+"""Bytes of payload sent in the packet itself: well below Linux's default socket buffer (208 KiB), so several fit."""
+
+_INLINE = b"\0"
+_IN_FILE = b"\1"
+_FD_SIZE = array.array("i").itemsize
+
+
+class Message(NamedTuple):
+    """A received payload, and the descriptor that came with it (the receiver closes it), if any."""
+
+    payload: bytes
+    fd: int | None
+
+
+def memory_file(size: int) -> int:
+    """Descriptor of an anonymous file in memory; it vanishes with its last descriptor and has no place in /dev/shm."""
+    fd = os.memfd_create("torchdali", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_file(fd: int, target: memoryview) -> None:
+    """Fill ``target`` from the start of the file."""
+    offset = 0
+    while offset < len(target):
+        count = os.preadv(fd, [target[offset:]], offset)
+        if count == 0:
+            raise EOFError(f"a memory file of {len(target)} bytes ended after {offset} bytes")
+        offset += count
+
+
+def write_file(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset`` of the file."""
+    while len(data):
+        count = os.pwrite(fd, data, offset)
+        data, offset = data[count:], offset + count
+
+
+class _End:
+    """One end of a channel; closing it twice is allowed."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def fileno(self) -> int:
+        """The descriptor, for ``poll``; -1 once closed."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this process's copy of the end."""
+        self._socket.close()
+
+
+class Sender(_End):
+    """The sending end."""
+
+    def send(self, payload: bytes, fd: int | None = None, *, block: bool = True) -> bool:
+        """Send one message; with ``block=False`` returns False if there is no room for it now.
+
+        At most one descriptor can go along, and none with a payload above :data:`INLINE_LIMIT`.
+
+        Raises:
+            BrokenPipeError, ConnectionResetError: the other side is gone.
+        """
+        own_fd = None
+        if len(payload) > INLINE_LIMIT:
+            if fd is not None:
+                raise ValueError(f"a payload of {len(payload)} bytes cannot be sent together with a descriptor")
+            fd = own_fd = memory_file(len(payload))
+            write_file(own_fd, memoryview(payload), 0)
+            payload = b""
+        try:
+            tag = _INLINE if own_fd is None else _IN_FILE
+            ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+            self._socket.sendmsg([tag, payload], ancillary, 0 if block else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        finally:
+            if own_fd is not None:
+                os.close(own_fd)
+        return True
+
+
+class Receiver(_End):
+    """The receiving end; several processes may receive from the same one."""
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end)
+        self._buffer = bytearray(INLINE_LIMIT + 1)
+
+    def receive(self, *, block: bool = True) -> Message | None:
+        """The next message; None once all senders are closed and everything sent was received.
+
+        Raises:
+            BlockingIOError: with ``block=False``, nothing is there now.
+        """
+        size, ancillary, _, _ = self._socket.recvmsg_into(
+            [self._buffer],
+            socket.CMSG_SPACE(_FD_SIZE),
+            socket.MSG_CMSG_CLOEXEC | (0 if block else socket.MSG_DONTWAIT),
+        )
+        if size == 0:
+            return None
+        fd = None
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                (fd,) = array.array("i", data[:_FD_SIZE])
+        payload = bytes(memoryview(self._buffer)[1:size])
+        if self._buffer[0:1] == _IN_FILE and fd is not None:
+            try:
+                content = bytearray(os.fstat(fd).st_size)
+                read_file(fd, memoryview(content))
+            finally:
+                os.close(fd)
+            return Message(bytes(content), None)
+        return Message(payload, fd)
+
+
+def channel() -> tuple[Sender, Receiver]:
+    """A new channel's two ends."""
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Sender(sender), Receiver(receiver)

@@ -1,0 +1,93 @@
+"""Objects to bytes and back, with the large pieces written once, straight to their place.
+
+Any object that can be pickled passes. Pickle's protocol 5 keeps the memory of arrays out of the pickle ("out of band"):
+what is left is a small description, the pieces are copied once, by the worker, into shared memory, and the parent's
+arrays are views of it. Torch's CPU tensors take part like NumPy's arrays, without a file or a descriptor each.
+
+Pieces below :data:`SMALL` bytes stay in the description and become private memory of the parent: a label that a user
+keeps must not hold a whole batch's shared memory.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchdali.pool._arena import Bytes
+
+__all__ = ["ALIGNMENT", "Encoded", "decode", "encode", "layout"]
+
+SMALL = 1024
+"""Bytes below which an array is copied instead of viewed."""
+
+ALIGNMENT = 64
+"""Alignment of each piece: a cache line, and enough for every vector load."""
+
+
+class Encoded(NamedTuple):
+    """A description of an object, and the pieces of memory that it refers to, in order."""
+
+    description: bytes
+    pieces: list[memoryview]
+
+
+def _rebuild_tensor(memory: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    flat = torch.from_numpy(np.frombuffer(memory, np.uint8))
+    return flat.view(dtype).view(shape)
+
+
+def _reduce_tensor(tensor: torch.Tensor) -> Any:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
+        raise TypeError(
+            f"a worker returned a {tensor.layout} tensor on device {tensor.device}; "
+            "only strided CPU tensors can be passed on: return `tensor.cpu()`, or NumPy arrays"
+        )
+    if tensor.requires_grad or tensor.is_conj() or tensor.is_neg() or tensor.numel() == 0:
+        return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    flat = tensor.contiguous().view(-1).view(torch.uint8)
+    return _rebuild_tensor, (pickle.PickleBuffer(flat.numpy()), tensor.dtype, tuple(tensor.shape))
+
+
+def encode(value: object) -> Encoded:
+    """Pickle ``value`` with its large buffers kept out of band.
+
+    Raises:
+        whatever pickling it raises.
+    """
+    pieces: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        piece = buffer.raw()
+        if piece.nbytes < SMALL:
+            return True
+        pieces.append(piece)
+        return False
+
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, protocol=5, buffer_callback=keep_in_band)
+    pickler.dispatch_table = {torch.Tensor: _reduce_tensor}
+    pickler.dump(value)
+    lengths = [piece.nbytes for piece in pieces]
+    return Encoded(pickle.dumps((lengths, stream.getvalue()), protocol=5), pieces)
+
+
+def decode(description: bytes | Bytes, memory: Bytes) -> Any:
+    """The object again; its large arrays are views of ``memory``, where the pieces lie as :func:`layout` places them."""
+    lengths, pickled = pickle.loads(description)
+    spans, _ = layout(lengths)
+    return pickle.loads(pickled, buffers=[memory[offset : offset + length] for offset, length in spans])
+
+
+def layout(lengths: Iterable[int]) -> tuple[list[tuple[int, int]], int]:
+    """Aligned (offset, length) for pieces of these lengths one after another, and the bytes they need in all."""
+    spans = []
+    end = 0
+    for length in lengths:
+        spans.append((end, length))
+        end += -(-length // ALIGNMENT) * ALIGNMENT
+    return spans, end
