@@ -1,1 +1,34 @@
-"""torchdali"""
+"""A PyTorch-native data loader after DALI's parallel external source.
+
+Worker processes that are forked before CUDA run the user's source and write into shared memory; an ``nn.Module`` decodes and
+augments their batches on the device. Importing this starts nothing and does not touch CUDA.
+"""
+
+from torchdali import errors, fn, ops, pool, source, types
+from torchdali._version import __version__
+from torchdali.errors import CudaInitializedError, DecodeError, PipelineStateError, WorkerDiedError
+from torchdali.pipeline import Pipeline, PipelineStatistics, pipeline_def
+from torchdali.source import BatchInfo, ExternalSource, JpegFolder, SampleInfo
+from torchdali.tensorlist import TensorList
+
+__all__ = [
+    "BatchInfo",
+    "CudaInitializedError",
+    "DecodeError",
+    "ExternalSource",
+    "JpegFolder",
+    "Pipeline",
+    "PipelineStateError",
+    "PipelineStatistics",
+    "SampleInfo",
+    "TensorList",
+    "WorkerDiedError",
+    "__version__",
+    "errors",
+    "fn",
+    "ops",
+    "pipeline_def",
+    "pool",
+    "source",
+    "types",
+]

@@ -6,7 +6,14 @@ these are for what goes wrong around it.
 
 from __future__ import annotations
 
-__all__ = ["CudaInitializedError", "DecodeError", "PipelineStateError", "WorkerDiedError", "WorkerError", "WorkerTraceback"]
+__all__ = [
+    "CudaInitializedError",
+    "DecodeError",
+    "PipelineStateError",
+    "WorkerDiedError",
+    "WorkerError",
+    "WorkerTraceback",
+]
 
 
 class WorkerTraceback(Exception):

@@ -1,13 +1,14 @@
 """Worker processes and shared memory; knows neither CUDA nor images.
 
-    with WorkerPool([read], num_workers=4) as pool:
-        jobs = [pool.submit(0, names[i : i + 64]) for i in range(0, 256, 64)]
-        for job in jobs:
-            arrays = pool.collect(job)
+with WorkerPool([read], num_workers=4) as pool:
+    jobs = [pool.submit(0, names[i : i + 64]) for i in range(0, 256, 64)]
+    for job in jobs:
+        arrays = pool.collect(job)
 """
 
+from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._job import Job, Raised
 from torchdali.pool._pool import WorkerPool
 from torchdali.pool._statistics import PoolStatistics
 
-__all__ = ["Job", "PoolStatistics", "Raised", "WorkerPool"]
+__all__ = ["Job", "PoolStatistics", "Raised", "WorkerPool", "deferred_interrupt"]

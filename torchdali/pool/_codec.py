@@ -50,7 +50,7 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
     if tensor.requires_grad or tensor.is_conj() or tensor.is_neg() or tensor.numel() == 0:
         return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     flat = tensor.contiguous().view(-1).view(torch.uint8)
-    return _rebuild_tensor, (pickle.PickleBuffer(flat.numpy()), tensor.dtype, tuple(tensor.shape))
+    return _rebuild_tensor, (pickle.PickleBuffer(flat.numpy().data), tensor.dtype, tuple(tensor.shape))
 
 
 def encode(value: object) -> Encoded:
@@ -76,7 +76,7 @@ def encode(value: object) -> Encoded:
     return Encoded(pickle.dumps((lengths, stream.getvalue()), protocol=5), pieces)
 
 
-def decode(description: bytes | Bytes, memory: Bytes) -> Any:
+def decode(description: bytes, memory: Bytes) -> Any:
     """The object again; its large arrays are views of ``memory``, where the pieces lie as :func:`layout` places them."""
     lengths, pickled = pickle.loads(description)
     spans, _ = layout(lengths)

@@ -43,7 +43,7 @@ def _dumps(value: object) -> bytes:
     try:
         data = pickle.dumps(value)
         pickle.loads(data)
-    except Exception:  # noqa: BLE001  a user's object may raise anything here
+    except Exception:
         return pickle.dumps(repr(value))
     return data
 
@@ -52,7 +52,7 @@ def _dump_whole(exception: BaseException) -> bytes | None:
     try:
         data = pickle.dumps(exception)
         again = pickle.loads(data)
-    except Exception:  # noqa: BLE001  as above
+    except Exception:
         return None
     same = type(again) is type(exception) and str(again) == str(exception)
     return data if same else None
@@ -63,7 +63,7 @@ def _reference(cls: type[BaseException], known: list[type[BaseException]]) -> by
         data = pickle.dumps(cls)
         if pickle.loads(data) is cls:
             return data
-    except Exception:  # noqa: BLE001  as above
+    except Exception:
         pass
     return known.index(cls) if cls in known else None
 
@@ -112,7 +112,7 @@ def unpack(failure: Failure, known: list[type[BaseException]], note: str) -> Bas
     """
     try:
         exception = _rebuild(failure, known)
-    except Exception as error:  # noqa: BLE001  a user's class may raise anything when it is built again
+    except Exception as error:
         exception = WorkerError(f"{failure.summary} (it could not be built again in this process: {error!r})")
     exception.__cause__ = WorkerTraceback(failure.text)
     if hasattr(exception, "add_note"):

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 __all__ = ["deferred_interrupt"]
 
 
-class deferred_interrupt:  # noqa: N801  used like a function
+class deferred_interrupt:
     """Context in which SIGINT is noted, and acted on at its end.
 
     For short stretches that never wait. Only the main thread ever sees KeyboardInterrupt; elsewhere this does nothing.

@@ -14,7 +14,7 @@ class Run(NamedTuple):
     """Neighbouring items of a job that one worker takes together."""
 
     first: int
-    count: int
+    size: int
 
 
 class Raised(NamedTuple):
@@ -26,7 +26,7 @@ class Raised(NamedTuple):
 class Part(NamedTuple):
     """What a run became: a description with the memory its pieces lie in, or the exception that took its place."""
 
-    description: bytes | Bytes | None
+    description: bytes | None
     memory: Bytes | None
     """None: in the job's slot, at the run's place."""
     error: BaseException | None = None
@@ -43,13 +43,20 @@ class Job:
     item_capacity: int
     parts: dict[int, Part] = field(default_factory=dict)
     cancelled: bool = False
-    collected: bool = False
+    results: list[Any] | None = None
 
     @property
     def complete(self) -> bool:
-        """True when every run has come back."""
+        """True when every run has come back and none was unpacked yet."""
         return len(self.parts) == len(self.runs)
+
+    def release(self) -> None:
+        """Give back the slot of a job whose results nobody wants."""
+        self.parts.clear()
+        if self.slot is not None:
+            self.slot.release()
+            self.slot = None
 
     def place(self, run: int) -> tuple[int, int]:
         """(offset in the slot, capacity) of a run."""
-        return self.runs[run].first * self.item_capacity, self.runs[run].count * self.item_capacity
+        return self.runs[run].first * self.item_capacity, self.runs[run].size * self.item_capacity

@@ -52,7 +52,7 @@ def describe_item(item: object) -> str:
     """``repr`` of an item, short enough for a message."""
     try:
         text = repr(item)
-    except Exception as error:  # noqa: BLE001  a user's __repr__ must not hide the error that is being reported
+    except Exception as error:
         text = f"<{type(item).__name__} whose repr raises {type(error).__name__}>"
     return text if len(text) <= _LONGEST_REPR else text[: _LONGEST_REPR - 3] + "..."
 
@@ -102,7 +102,7 @@ def _call(bench: Bench, index: int, task: Task) -> list[Any]:
         bench.claims.advance(index, position)
         try:
             outcomes.append(function(item))
-        except BaseException as error:  # noqa: BLE001  all of them are reported; the worker lives on
+        except BaseException as error:
             outcomes.append(_fail(bench, index, item, error))
     return outcomes
 
@@ -111,7 +111,9 @@ def _fail(bench: Bench, index: int, item: object, error: BaseException) -> Failu
     where = f"In worker {index} (pid {os.getpid()}) of {bench.name}, for {describe_item(item)}:"
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         # Raised again in the parent these would end the user's program in silence.
-        substitute = RuntimeError(f"{type(error).__name__}({error}) was raised in a worker, where it cannot end the program")
+        substitute = RuntimeError(
+            f"{type(error).__name__}({error}) was raised in a worker, where it cannot end the program"
+        )
         error = substitute.with_traceback(error.__traceback__)
     return pack(error, bench.known_exceptions, where)
 
@@ -119,12 +121,12 @@ def _fail(bench: Bench, index: int, item: object, error: BaseException) -> Failu
 def _encode(bench: Bench, index: int, task: Task, outcomes: list[Any]) -> Encoded:
     try:
         return encode(outcomes)
-    except Exception:  # noqa: BLE001  found and reported below, for the item that caused it
+    except Exception:
         pass
     for position, (item, outcome) in enumerate(zip(task.items, outcomes, strict=True)):
         try:
             encode(outcome)
-        except Exception as error:  # noqa: BLE001  pickling runs the user's code
+        except Exception as error:
             outcomes[position] = _fail(bench, index, item, error)
     return encode(outcomes)
 

@@ -1,0 +1,59 @@
+"""What operators know about the batch at hand beside its data: whose it is, for random draws and for messages.
+
+A pipeline sets it around its ``forward``. Operators used outside a pipeline find none and behave as ordinary modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["BatchContext", "batch_context", "current_batch", "describe_sample"]
+
+
+class BatchContext(NamedTuple):
+    """The batch that a pipeline's ``forward`` is working on."""
+
+    seed: int
+    """Of the pipeline."""
+    epoch: int
+    iteration: int
+    """Number of the batch in its epoch."""
+    indices: npt.NDArray[np.int64]
+    """Of the samples in the epoch, shape (N,)."""
+    device: torch.device
+    """Of the pipeline."""
+    num_threads: int
+    """That CPU operators may use."""
+
+
+_current: ContextVar[BatchContext | None] = ContextVar("torchdali_batch", default=None)
+
+
+def current_batch() -> BatchContext | None:
+    """The context of the batch at hand; None outside a pipeline."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def batch_context(context: BatchContext) -> Iterator[None]:
+    """Make a context current."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def describe_sample(position: int) -> str:
+    """Name a sample of the batch at hand, for messages."""
+    context = current_batch()
+    if context is None or position >= len(context.indices):
+        return f"sample {position} of the batch"
+    return f"sample {context.indices[position]} of epoch {context.epoch} (position {position} in iteration {context.iteration})"

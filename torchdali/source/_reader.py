@@ -1,0 +1,237 @@
+"""Epochs: batches of all sources of a pipeline, in order, prepared ahead.
+
+An epoch ends with the first StopIteration of any source. What was prepared beyond it is dropped, and StopIteration is
+raised again and again until :meth:`Reader.reset`, which begins the next epoch at its first sample, wherever the last one
+was left.
+
+A batch that raises counts as delivered: the next call goes on with the one after it. Ctrl-C does not: what has arrived of
+a batch is kept, and the next call waits for the rest.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from torchdali.pool import PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.source._external import ExternalSource
+from torchdali.source._feed import Delivery, Feed, ParallelFeed, SerialFeed, worker_function
+from torchdali.source._info import BatchInfo
+from torchdali.tensorlist import TensorList
+
+__all__ = ["LastBatch", "Reader", "SourceBatch"]
+
+LastBatch = Literal["partial", "drop"]
+
+
+class SourceBatch(NamedTuple):
+    """The outputs of all sources for one batch."""
+
+    outputs: tuple[TensorList, ...]
+    indices: npt.NDArray[np.int64]
+    """Of the samples in the epoch."""
+    iteration: int
+    epoch: int
+
+
+class _Pending:
+    """A batch that was asked for."""
+
+    def __init__(self, info: BatchInfo, tickets: list[Any]) -> None:
+        self.info = info
+        self.tickets = tickets
+        self.deliveries: list[Delivery] = []
+
+
+class Reader:
+    """Batches of several sources.
+
+    Args:
+        sources: at least one.
+        batch_size: samples in a batch.
+        num_workers: processes for the parallel sources.
+        prefetch: batches asked for ahead.
+        seed: of the generators that sources find in the workers.
+        last_batch: what becomes of samples that do not fill a batch at the end of an epoch: ``"partial"`` delivers them as
+            a short batch, ``"drop"`` drops them with a warning.
+        name: for processes and messages.
+        before_fork: called before workers are forked; it may raise to forbid it.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ExternalSource],
+        *,
+        batch_size: int,
+        num_workers: int,
+        prefetch: int,
+        seed: int,
+        last_batch: LastBatch,
+        name: str,
+        before_fork: Callable[[], None] | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self._last_batch = last_batch
+        self._prefetch = max([prefetch, *(source.prefetch_queue_depth or 0 for source in sources)])
+        self._pool: WorkerPool | None = None
+        parallel = [source for source in sources if source.parallel]
+        if parallel:
+            hints = [source.bytes_per_sample_hint for source in parallel if source.bytes_per_sample_hint]
+            self._pool = WorkerPool(
+                [worker_function(source, seed) for source in parallel],
+                num_workers,
+                name=name,
+                before_fork=before_fork,
+                **({"bytes_per_item": max(hints)} if hints else {}),
+            )
+        self._feeds: list[Feed] = [
+            ParallelFeed(source, batch_size, self._pool, parallel.index(source))
+            if source.parallel and self._pool is not None
+            else SerialFeed(source, batch_size)
+            for source in sources
+        ]
+        self._pending: deque[_Pending] = deque()
+        self._epoch = 0
+        self._iteration = 0
+        self._touched = False
+        self._ended = False
+        self._restarts = False
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Fork the workers."""
+        if self._pool is not None:
+            self._pool.start()
+
+    def close(self) -> None:
+        """End the workers. Batches that were delivered stay valid."""
+        self._pending.clear()
+        if self._pool is not None:
+            self._pool.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [] if self._pool is None else self._pool.pids
+
+    @property
+    def epoch(self) -> int:
+        """Number of the current epoch, from 0."""
+        return self._epoch
+
+    def statistics(self) -> PoolStatistics:
+        """The pool's counters; zeros where no source is parallel."""
+        return PoolStatistics() if self._pool is None else self._pool.statistics()
+
+    # --- epochs -------------------------------------------------------------------------------------------------------
+
+    def prefetch(self) -> None:
+        """Ask for as many batches ahead as was agreed."""
+        while not self._ended and len(self._pending) < self._prefetch:
+            with deferred_interrupt():
+                info = BatchInfo(self._iteration, self._epoch)
+                self._pending.append(_Pending(info, [feed.request(info) for feed in self._feeds]))
+                self._iteration += 1
+
+    def next(self) -> SourceBatch:
+        """The next batch.
+
+        Raises:
+            StopIteration: the epoch is over, until :meth:`reset`.
+            WorkerDiedError: a worker died with samples of this batch in hand.
+            Exception: what a source raised for a sample of this batch.
+        """
+        if self._ended and self._restarts:
+            self.reset()
+        if self._ended:
+            raise StopIteration
+        self._touched = True
+        self.prefetch()
+        pending = self._pending[0]
+        try:
+            while len(pending.deliveries) < len(self._feeds):
+                number = len(pending.deliveries)
+                pending.deliveries.append(self._feeds[number].receive(pending.tickets[number]))
+        except Exception:
+            self._drop(self._pending.popleft())
+            raise
+        self._pending.popleft()
+        batch = self._assemble(pending)
+        if batch is None:
+            raise StopIteration
+        self.prefetch()
+        return batch
+
+    def reset(self) -> None:
+        """Begin the next epoch at its first sample, also in the middle of one; in an epoch not yet begun, do nothing.
+
+        Workers that have died are replaced where that is still allowed.
+        """
+        self._revive()
+        if self._touched:
+            self._end()
+            self._epoch += 1
+            self._iteration = 0
+            self._touched = False
+            for feed in self._feeds:
+                feed.restart()
+        self._ended = self._restarts = False
+        self.prefetch()
+
+    def _revive(self) -> None:
+        if self._pool is None or not self._pool.started:
+            return
+        try:
+            self._pool.start()
+        except RuntimeError as error:
+            if not self._pool.pids:
+                raise
+            warnings.warn(f"going on with {len(self._pool.pids)} workers, others have died: {error}", stacklevel=4)
+
+    def _drop(self, pending: _Pending) -> None:
+        for number in range(len(pending.deliveries), len(pending.tickets)):
+            self._feeds[number].cancel(pending.tickets[number])
+
+    def _end(self) -> None:
+        self._ended = True
+        while self._pending:
+            self._drop(self._pending.popleft())
+
+    def _assemble(self, pending: _Pending) -> SourceBatch | None:
+        counts = [delivery.size for delivery in pending.deliveries]
+        count = min(counts)
+        iteration, epoch = pending.info
+        stopped = any(delivery.stopped for delivery in pending.deliveries)
+        if stopped:
+            self._end()
+            self._restarts = any(
+                delivery.stopped and feed.source.cycle == "raise"
+                for delivery, feed in zip(pending.deliveries, self._feeds, strict=True)
+            )
+            if count and self._last_batch == "drop":
+                first = iteration * self.batch_size
+                warnings.warn(
+                    f"{count} samples at the end of the epoch (from index {first} on) do not fill a batch of "
+                    f'{self.batch_size} and are dropped; last_batch="partial" delivers them',
+                    stacklevel=4,
+                )
+                return None
+            if not count:
+                return None
+        elif len(set(counts)) > 1:
+            raise ValueError(f"in iteration {iteration} the sources gave {counts} samples; they have to agree")
+        if count > self.batch_size:
+            raise ValueError(f"in iteration {iteration} a source gave {count} samples; batch_size is {self.batch_size}")
+        outputs = tuple(
+            output if len(output) == count else output[:count]
+            for delivery in pending.deliveries
+            for output in delivery.outputs
+        )
+        indices = np.arange(count, dtype=np.int64) + iteration * self.batch_size
+        return SourceBatch(outputs, indices, iteration, epoch)
