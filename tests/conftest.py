@@ -56,5 +56,17 @@ def photographs() -> Path:
 
 @pytest.fixture(scope="session")
 def image_folder() -> Path:
-    """A folder of JPEGs with a file_list.txt: a large one where TORCHDALI_TEST_DATA names it, else the photographs."""
-    return Path(LARGER) if LARGER else BUNDLED
+    """A folder of JPEGs with a file_list.txt: the one that TORCHDALI_TEST_DATA names (or its imagenet/), else ours."""
+    if LARGER is None:
+        return BUNDLED
+    inner = Path(LARGER) / "imagenet"
+    return inner if inner.is_dir() else Path(LARGER)
+
+
+@pytest.fixture(scope="session")
+def odd_folder() -> Path:
+    """JPEGs that break decoders; only where TORCHDALI_TEST_DATA names a folder that has them in odd/."""
+    odd = Path(LARGER or "") / "odd"
+    if LARGER is None or not odd.is_dir():
+        pytest.skip("TORCHDALI_TEST_DATA names no folder with odd/")
+    return odd
