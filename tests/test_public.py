@@ -1,0 +1,75 @@
+"""What users rely on: the names, and what importing does not do."""
+
+import subprocess
+import sys
+
+import pytest
+
+import torchdali
+
+
+
+def test_the_public_names_are_these():
+    assert sorted(torchdali.__all__) == [
+        "BatchInfo",
+        "CudaInitializedError",
+        "DecodeError",
+        "ExternalSource",
+        "JpegFolder",
+        "Pipeline",
+        "PipelineStateError",
+        "PipelineStatistics",
+        "SampleInfo",
+        "TensorList",
+        "WorkerDiedError",
+        "__version__",
+        "errors",
+        "fn",
+        "ops",
+        "pipeline_def",
+        "pool",
+        "source",
+        "types",
+    ]
+    assert sorted(torchdali.fn.__all__) == ["brightness_contrast", "decoders", "external_source", "random"]
+    assert sorted(torchdali.pool.__all__) == ["Job", "PoolStatistics", "Raised", "WorkerPool", "deferred_interrupt"]
+    for module in (torchdali, torchdali.fn, torchdali.ops, torchdali.pool, torchdali.source, torchdali.types):
+        for name in module.__all__:
+            assert hasattr(module, name), f"{module.__name__}.{name}"
+
+
+def run(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_importing_starts_no_process_and_no_thread_and_leaves_cuda_alone():
+    out = run(
+        "import threading, torch, os\n"
+        "import torchvision\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "import torchdali, torchdali.fn, torchdali.cli\n"
+        "print(torch.cuda.is_initialized(), threading.active_count(), len(os.listdir('/proc/self/task')) - before)\n"
+        "print(open(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read())\n"
+    )
+    assert out.split() == ["False", "1", "0"]
+
+
+@pytest.mark.gpu
+def test_cuda_works_in_a_process_forked_after_the_import():
+    out = run(
+        "import os, torch, torchdali, torchdali.cli\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    print(torch.ones(3, device='cuda').sum().item(), flush=True)\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+    )
+    assert out.split() == ["3.0"]
+
+
+def test_importing_brings_in_no_optional_library():
+    out = run(
+        "import sys, torchdali, torchdali.cli\n"
+        "print([name for name in ('matplotlib', 'lightning', 'torchcodec', 'IPython', 'nbclient') if name in sys.modules])"
+    )
+    assert out.strip() == "[]"
