@@ -9,7 +9,6 @@ from torchvision.io import ImageReadMode
 from torchdali import JpegFolder
 
 
-
 def read_bytes(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.fromfile(path, np.uint8))
 

@@ -8,7 +8,6 @@ import pytest
 import torchdali
 
 
-
 def test_the_public_names_are_these():
     assert sorted(torchdali.__all__) == [
         "BatchInfo",
@@ -39,7 +38,9 @@ def test_the_public_names_are_these():
 
 
 def run(program):
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
 
 
 def test_importing_starts_no_process_and_no_thread_and_leaves_cuda_alone():

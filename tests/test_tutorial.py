@@ -12,7 +12,7 @@ import torch
 from tests.helpers import enhance_serially
 
 # As a user of DALI has it. The tests replace `nvidia.dali` by `torchdali`, and nothing else.
-TUTORIAL = '''
+TUTORIAL = """
 import numpy as np
 from nvidia.dali import pipeline_def
 import nvidia.dali.fn as fn
@@ -72,7 +72,7 @@ for pipe in pipelines:
 
 train_out = train_pipe.run()
 val_out = val_pipe.run()
-'''
+"""
 
 # The training pipeline with its draws as a third output, to compare with.
 RECORDING = """

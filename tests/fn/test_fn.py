@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-import torchdali.fn as fn
-import torchdali.types as types
 from tests.helpers import Files, decode_serially, enhance_serially
-from torchdali import JpegFolder, TensorList, pipeline_def
+from torchdali import JpegFolder, TensorList, fn, pipeline_def, types
 
 
 def define(function, **options):
@@ -91,7 +89,9 @@ def test_batch_sources_and_iterables_run_in_the_main_process():
 
 def test_gpu_and_cpu_move_between_the_pipeline_s_device_and_memory():
     def pipeline():
-        data = fn.external_source(lambda info: np.float32([info.idx_in_epoch]), batch=False, parallel=True, device="gpu")
+        data = fn.external_source(
+            lambda info: np.float32([info.idx_in_epoch]), batch=False, parallel=True, device="gpu"
+        )
         return data, data.cpu(), data.cpu().gpu()
 
     with define(pipeline)() as pipe:

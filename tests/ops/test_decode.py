@@ -65,7 +65,9 @@ def test_a_cut_file_is_named_by_its_sample(photographs):
 
 def test_outside_a_pipeline_the_position_is_named(photographs):
     good = read_bytes(photographs / "cat.jpg")
-    with pytest.raises(DecodeError, match=r"sample 1 of the batch cannot be decoded as a JPEG: it starts with 74 65 78") as caught:
+    with pytest.raises(
+        DecodeError, match=r"sample 1 of the batch cannot be decoded as a JPEG: it starts with 74 65 78"
+    ) as caught:
         DecodeImage()([good, torch.frombuffer(bytearray(b"text, no image"), dtype=torch.uint8)])
     assert caught.value.index is None
 

@@ -79,7 +79,9 @@ def test_every_image_equals_the_formula_on_what_was_decoded_and_the_cpu_s_pixels
         reference = reference.permute(1, 2, 0).numpy() if how == "fn" else reference.numpy()
         assert decoded.shape == reference.shape, path
         differences.append(np.abs(decoded.astype(int) - reference.astype(int)).mean())
-    print(f"mean difference from the CPU's pixels: {np.mean(differences):.3f}, of the worst image {max(differences):.3f}")
+    print(
+        f"mean difference from the CPU's pixels: {np.mean(differences):.3f}, of the worst image {max(differences):.3f}"
+    )
     assert max(differences) < 3.0
 
 
@@ -213,5 +215,8 @@ def test_module_outputs_arrive_on_the_pipeline_s_device():
 
 def test_a_device_that_is_not_there_is_named():
     source = torchdali.ExternalSource(lambda info: 1, parallel=False)
-    with torchdali.Pipeline(source, batch_size=1, device=99) as pipeline, pytest.raises(RuntimeError, match="device is 99"):
+    with (
+        torchdali.Pipeline(source, batch_size=1, device=99) as pipeline,
+        pytest.raises(RuntimeError, match="device is 99"),
+    ):
         pipeline.build()

@@ -25,10 +25,7 @@ class Training(Pipeline):
 
 
 class Plain(Pipeline):
-    """Passes on what the source gives."""
-
-    def forward(self, *outputs):
-        return outputs if len(outputs) > 1 else outputs[0]
+    """Without a forward, which passes on what the source gives."""
 
 
 def count_to(n, width=3):
@@ -256,7 +253,9 @@ def test_a_killed_worker_is_named_at_once_and_reset_replaces_it():
     with plain(source) as pipeline:
         numbers(pipeline.run()[0])
         start = time.monotonic()
-        with pytest.raises(WorkerDiedError, match=r"worker \d of Plain \(pid \d+\) was killed by SIGKILL.*idx_in_epoch=6"):
+        with pytest.raises(
+            WorkerDiedError, match=r"worker \d of Plain \(pid \d+\) was killed by SIGKILL.*idx_in_epoch=6"
+        ):
             pipeline.run()
         assert time.monotonic() - start < 5, "a dead worker is noticed at once"
         assert len(pipeline.worker_pids) == 1

@@ -24,6 +24,7 @@ from torchdali.tensorlist import TensorList
 __all__ = ["BrightnessContrast", "brightness_contrast_reference", "default_contrast_center"]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_PIECE = 4096
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -190,9 +191,17 @@ def _look_up_one(values: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 def _look_up_all(flat: list[torch.Tensor], tables: torch.Tensor) -> list[torch.Tensor]:
     """All images in one go: a handful of launches for the batch instead of some for each image."""
-    lengths = [values.numel() for values in flat]
+    lengths = np.array([values.numel() for values in flat])
+    # Each pixel's index is its level plus where its image's table begins. repeat_interleave works through a repetition on
+    # few threads, so each image is repeated in many short pieces instead of one long one.
+    pieces = -(-lengths // _PIECE)
+    repeats = np.full(pieces.sum(), _PIECE)
+    ends = np.cumsum(pieces)[pieces > 0] - 1
+    repeats[ends] = (lengths - (pieces - 1) * _PIECE)[pieces > 0]
+    starts = np.repeat(np.arange(len(flat), dtype=np.int32) * 256, pieces)
     device = tables.device
-    starts = torch.arange(len(flat), dtype=torch.int32, device=device) * 256
-    index = torch.repeat_interleave(starts, torch.tensor(lengths, device=device), output_size=sum(lengths))
+    index = torch.repeat_interleave(
+        torch.from_numpy(starts).to(device), torch.from_numpy(repeats).to(device), output_size=int(lengths.sum())
+    )
     index += torch.cat(flat)
-    return list(tables.view(-1).index_select(0, index).split(lengths))
+    return list(tables.view(-1).index_select(0, index).split(lengths.tolist()))

@@ -24,6 +24,11 @@ __all__ = ["Pipeline"]
 Source = ExternalSource | Callable[..., Any] | Iterable[Any]
 
 
+def _pass_on(self: nn.Module, *outputs: TensorList) -> Any:
+    """What the sources give: the stage of a pipeline that defines no ``forward``."""
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
 def _positive(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}; it has to be a positive integer")
@@ -50,7 +55,8 @@ class Pipeline(nn.Module):
             for images, labels in pipeline:
                 ...
 
-    ``forward`` gets one :class:`~torchdali.TensorList` of CPU tensors for each output of the sources. Operators of
+    ``forward`` gets one :class:`~torchdali.TensorList` of CPU tensors for each output of the sources, and by default passes
+    them on. Operators of
     :mod:`torchdali.ops` take it as it is; any other module and torchvision transform works too, see
     ``torchdali.pipeline._adapt``. What ``forward`` returns arrives on the pipeline's device.
 
@@ -71,6 +77,8 @@ class Pipeline(nn.Module):
     Raises:
         ValueError: a size is no positive integer, or the device cannot exist.
     """
+
+    forward: Callable[..., Any] = _pass_on
 
     _anchor: torch.Tensor
 

@@ -15,7 +15,6 @@ import pickle
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from torchdali.pool._arena import Bytes
@@ -37,8 +36,8 @@ class Encoded(NamedTuple):
 
 
 def _rebuild_tensor(memory: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    flat = torch.from_numpy(np.frombuffer(memory, np.uint8))
-    return flat.view(dtype).view(shape)
+    flat = torch.frombuffer(memory, dtype=dtype)
+    return flat if len(shape) == 1 else flat.view(shape)
 
 
 def _reduce_tensor(tensor: torch.Tensor) -> Any:
