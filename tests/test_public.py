@@ -22,6 +22,7 @@ def test_the_public_names_are_these():
         "TensorList",
         "WorkerDiedError",
         "__version__",
+        "display",
         "errors",
         "fn",
         "ops",

@@ -4,7 +4,7 @@ Worker processes that are forked before CUDA run the user's source and write int
 augments their batches on the device. Importing this starts nothing and does not touch CUDA.
 """
 
-from torchdali import errors, fn, ops, pool, source, types
+from torchdali import display, errors, fn, ops, pool, source, types
 from torchdali._version import __version__
 from torchdali.errors import CudaInitializedError, DecodeError, PipelineStateError, WorkerDiedError
 from torchdali.pipeline import Pipeline, PipelineStatistics, pipeline_def
@@ -24,6 +24,7 @@ __all__ = [
     "TensorList",
     "WorkerDiedError",
     "__version__",
+    "display",
     "errors",
     "fn",
     "ops",

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import threading
@@ -278,6 +279,31 @@ def test_ctrl_c_in_run_loses_nothing():
             pipeline.run()
         timer.join()
         assert [number for _ in range(2) for number in numbers(pipeline.run()[0])] == list(range(12))
+
+
+def test_ctrl_c_in_the_stage_loses_nothing():
+    class Interrupted(Pipeline):
+        interrupts = 2
+
+        def forward(self, batch):
+            if numbers(batch)[0] == 4 and self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            return batch
+
+    with Interrupted(count_to(12), batch_size=4, device="cpu") as pipeline:
+        seen = []
+        for _ in range(5):
+            with contextlib.suppress(KeyboardInterrupt):
+                seen += numbers(pipeline.run()[0])
+        assert seen == list(range(12))
+
+
+def test_a_pipeline_can_be_started_after_another_ran_on_the_cpu(photographs):
+    with Training(folder_source(photographs)) as first:
+        first.run()
+        with Training(folder_source(photographs)) as second:
+            assert len(second.run()[0]) == 4
 
 
 @pytest.mark.parametrize(

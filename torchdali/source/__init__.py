@@ -1,8 +1,8 @@
 """Where data comes from: sources, what they are told and may return, epochs."""
 
 from torchdali.source._external import ExternalSource
-from torchdali.source._folder import JpegFolder
+from torchdali.source._folder import PHOTOGRAPHS, JpegFolder
 from torchdali.source._info import BatchInfo, SampleInfo
 from torchdali.source._reader import LastBatch, Reader, SourceBatch
 
-__all__ = ["BatchInfo", "ExternalSource", "JpegFolder", "LastBatch", "Reader", "SampleInfo", "SourceBatch"]
+__all__ = ["PHOTOGRAPHS", "BatchInfo", "ExternalSource", "JpegFolder", "LastBatch", "Reader", "SampleInfo", "SourceBatch"]

@@ -11,7 +11,10 @@ import numpy.typing as npt
 
 from torchdali.source._info import SampleInfo
 
-__all__ = ["JpegFolder"]
+__all__ = ["PHOTOGRAPHS", "JpegFolder"]
+
+PHOTOGRAPHS = Path(__file__).parent.parent / "photographs"
+"""A folder of photographs that comes with torchdali, for trying things out; PROVENANCE.md in it says whose they are."""
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _LIST = "file_list.txt"
