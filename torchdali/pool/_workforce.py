@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import time
@@ -132,7 +133,16 @@ class Workforce:
             self.tasks_out.close()
             self.results_in.close()
             self._closed = True
+            # At its exit this process would otherwise take them for its own children and send them SIGTERM.
+            for process in self.processes.values():
+                _own_children().discard(process)
             self.processes.clear()
+
+
+def _own_children() -> set[BaseProcess]:
+    """What multiprocessing holds for the children of this process; it does not forget them in a plain ``os.fork``."""
+    children: set[BaseProcess] = getattr(multiprocessing.process, "_children", set())
+    return children
 
 
 def _wait_for(processes: list[BaseProcess]) -> list[BaseProcess]:
