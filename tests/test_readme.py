@@ -15,7 +15,9 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 def test_every_example_runs_in_a_process_of_its_own(number, tmp_path):
     program = tmp_path / "example.py"
     program.write_text(EXAMPLES[number])
-    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     if number == 0:

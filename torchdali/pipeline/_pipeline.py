@@ -116,8 +116,6 @@ class Pipeline(nn.Module):
         )
         self._stopwatch: Stopwatch | None = None
         self._counts = PipelineStatistics()
-        self._interrupted: SourceBatch | None = None
-        """The batch that the stage was working on when Ctrl-C came: it is the next again."""
         self._state = "new"
         # An empty tensor that goes where `.to()` sends the module: it tells the pipeline's device.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
@@ -164,7 +162,6 @@ class Pipeline(nn.Module):
     def close(self) -> None:
         """End the workers. Batches that were delivered stay valid; the pipeline cannot be used again."""
         self._state = "closed"
-        self._interrupted = None
         self._reader.close()
 
     def __enter__(self) -> Pipeline:
@@ -197,14 +194,13 @@ class Pipeline(nn.Module):
         self._require_open()
         self.build(_stacklevel=stacklevel)
         start = time.perf_counter()
-        batch = self._interrupted or self._reader.next()
-        self._interrupted = batch
+        batch = self._reader.peek()
         try:
             outputs = self._run_stage(batch)
         except Exception:
-            self._interrupted = None
+            self._reader.advance()
             raise
-        self._interrupted = None
+        self._reader.advance()  # not after Ctrl-C in the stage: it will get this batch again
         self._counts.batches += 1
         self._counts.samples += len(batch.indices)
         self._counts.run_seconds += time.perf_counter() - start
@@ -263,7 +259,6 @@ class Pipeline(nn.Module):
         initialised.
         """
         self._require_open()
-        self._interrupted = None
         if self._state == "built":
             self._reader.reset()
 

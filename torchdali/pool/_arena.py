@@ -12,18 +12,17 @@ The parent alone allocates. A slot goes through three hands:
    torch storage's owner), so a batch that a user keeps can never be written again.
 
 The death of an array is noticed wherever garbage is collected, in any thread, possibly in the middle of this module's
-own code. The callback therefore only appends to a deque (atomic); the arena collects from it at the next reservation.
+own code, or of a signal handler. The callback therefore is a deque's own ``append``, which no Python code can interrupt; the
+arena collects from the deque at the next reservation.
 """
 
 from __future__ import annotations
 
 import bisect
-import functools
 import mmap
 import os
 import weakref
 from collections import deque
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +50,13 @@ def _map_shared(size: int) -> tuple[mmap.mmap, int]:
             if size <= _SMALLEST:
                 raise MemoryError(f"no shared memory of {size} bytes can be mapped: {error}") from error
             size = max(_SMALLEST, size // 2)
+
+
+class _Lease(weakref.ref[Bytes]):
+    """A reference to a leased array; called back when it dies."""
+
+    __slots__ = ("offset",)
+    offset: int
 
 
 class Slot:
@@ -82,8 +88,8 @@ class Arena:
         self._map, self.size = _map_shared(size)
         self._free: list[tuple[int, int]] = [(0, self.size)]  # (offset, length), by offset, never adjacent
         self._used: dict[int, int] = {}  # offset -> length
-        self._leases: dict[int, weakref.ref[Bytes]] = {}
-        self._returned: deque[int] = deque()
+        self._leases: dict[int, _Lease] = {}
+        self._returned: deque[_Lease | int] = deque()
         self.high_water = 0
         """End of the furthest slot ever reserved: a bound on the memory taken."""
 
@@ -118,12 +124,15 @@ class Arena:
 
     def _lease(self, slot: Slot) -> Bytes:
         root: Bytes = np.frombuffer(self._map, np.uint8, slot.capacity, slot.offset)
-        self._leases[slot.offset] = weakref.ref(root, functools.partial(_give_back, self._returned, slot.offset))
+        lease = _Lease(root, self._returned.append)
+        lease.offset = slot.offset
+        self._leases[slot.offset] = lease
         return root
 
     def _collect(self) -> None:
         while self._returned:
-            offset = self._returned.popleft()
+            returned = self._returned.popleft()
+            offset = returned if isinstance(returned, int) else returned.offset
             self._leases.pop(offset, None)
             length = self._used.pop(offset, None)
             if length is not None:
@@ -138,7 +147,3 @@ class Arena:
             self._free[position - 1] = (before[0], before[1] + length)
         else:
             self._free.insert(position, (offset, length))
-
-
-def _give_back(returned: deque[int], offset: int, _dead: Any) -> None:
-    returned.append(offset)

@@ -11,14 +11,19 @@ anonymous memory file, so there is no limit on its size.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
+import time
 from typing import NamedTuple
 
 __all__ = ["INLINE_LIMIT", "Message", "Receiver", "Sender", "channel", "memory_file", "read_file"]
 
 INLINE_LIMIT = 48 * 1024
 """Bytes of payload sent in the packet itself: well below Linux's default socket buffer (208 KiB), so several fit."""
+
+CROWDED_SECONDS = 0.002
+"""Pause before another try when too many descriptors are under way; the other side is a process at work."""
 
 _INLINE = b"\0"
 _IN_FILE = b"\1"
@@ -86,7 +91,7 @@ class Sender(_End):
         Raises:
             BrokenPipeError, ConnectionResetError: the other side is gone.
         """
-        own_fd = None
+        whole, own_fd, crowded = payload, None, False
         if len(payload) > INLINE_LIMIT:
             if fd is not None:
                 raise ValueError(f"a payload of {len(payload)} bytes cannot be sent together with a descriptor")
@@ -99,9 +104,19 @@ class Sender(_End):
             self._socket.sendmsg([tag, payload], ancillary, 0 if block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
+        except OSError as error:
+            # The kernel lets an ordinary user have only so many descriptors under way: wait until some have arrived.
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            if not block:
+                return False
+            crowded = True
         finally:
             if own_fd is not None:
                 os.close(own_fd)
+        if crowded:
+            time.sleep(CROWDED_SECONDS)
+            return self.send(whole, None if own_fd is not None else fd)
         return True
 
 

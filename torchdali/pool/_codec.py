@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 
 from torchdali.pool._arena import Bytes
 
-__all__ = ["ALIGNMENT", "Encoded", "decode", "encode", "layout"]
+__all__ = ["ALIGNMENT", "Encoded", "decode", "decode_all", "encode", "encode_all", "layout"]
 
 SMALL = 1024
 """Bytes below which an array is copied instead of viewed."""
@@ -29,7 +29,7 @@ ALIGNMENT = 64
 
 
 class Encoded(NamedTuple):
-    """A description of an object, and the pieces of memory that it refers to, in order."""
+    """A description of an object or of several, and the pieces of memory that they refer to, in order."""
 
     description: bytes
     pieces: list[memoryview]
@@ -71,15 +71,44 @@ def encode(value: object) -> Encoded:
     pickler = pickle.Pickler(stream, protocol=5, buffer_callback=keep_in_band)
     pickler.dispatch_table = {torch.Tensor: _reduce_tensor}
     pickler.dump(value)
-    lengths = [piece.nbytes for piece in pieces]
-    return Encoded(pickle.dumps((lengths, stream.getvalue()), protocol=5), pieces)
+    return Encoded(pickle.dumps(([piece.nbytes for piece in pieces], stream.getvalue()), protocol=5), pieces)
 
 
 def decode(description: bytes, memory: Bytes) -> Any:
-    """The object again; its large arrays are views of ``memory``, where the pieces lie as :func:`layout` places them."""
+    """The object again; its large arrays are views of ``memory``, where pieces lie as :func:`layout` places them."""
     lengths, pickled = pickle.loads(description)
     spans, _ = layout(lengths)
     return pickle.loads(pickled, buffers=[memory[offset : offset + length] for offset, length in spans])
+
+
+def encode_all(values: Iterable[object], substitute: Callable[[int, Exception], object]) -> Encoded:
+    """Encode several objects, each by itself, so that one cannot spoil the others.
+
+    What cannot be pickled is replaced by ``substitute(position, error)``.
+    """
+    pieces: list[memoryview] = []
+    described: list[tuple[bytes, int]] = []
+    start = 0
+    for position, value in enumerate(values):
+        try:
+            encoded = encode(value)
+        except Exception as error:  # pickling runs the user's code
+            encoded = encode(substitute(position, error))
+        described.append((encoded.description, start))
+        pieces += encoded.pieces
+        start += layout(piece.nbytes for piece in encoded.pieces)[1]
+    return Encoded(pickle.dumps(described, protocol=5), pieces)
+
+
+def decode_all(description: bytes, memory: Bytes, substitute: Callable[[int, Exception], object]) -> list[Any]:
+    """The objects again; what cannot be loaded is replaced by ``substitute(position, error)``."""
+    values = []
+    for position, (own, start) in enumerate(pickle.loads(description)):
+        try:
+            values.append(decode(own, memory[start:]))
+        except Exception as error:  # unpickling runs the user's code
+            values.append(substitute(position, error))
+    return values
 
 
 def layout(lengths: Iterable[int]) -> tuple[list[tuple[int, int]], int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 from collections import deque
 
 import numpy as np
@@ -23,6 +24,9 @@ __all__ = ["Dispatch"]
 
 RUN_SECONDS = 0.002
 """Work in one run, as far as it can be foreseen."""
+
+_FADE = 16
+"""The estimate of an item's size falls by this part with each run that needs less."""
 
 _HEADROOM = 2
 """A slot is this many times as large as items have been so far."""
@@ -43,7 +47,7 @@ class Dispatch:
         """Task serial to the job and the number of the run in it."""
         self._workforce = workforce
         self._arena = arena
-        self._item_capacity = item_capacity
+        self._item_capacity = self._smallest_capacity = item_capacity
         self._item_seconds: float | None = None
         self._statistics = statistics
         self._serials = itertools.count(1)
@@ -53,9 +57,11 @@ class Dispatch:
 
     def add(self, function: int, items: list[object]) -> Job:
         """Make a job and send what the channel takes of it."""
+        runs = self._split(len(items))
+        pickled = [pickle.dumps(items[run.first : run.first + run.size], protocol=5) for run in runs]
         slot = self._arena.reserve(self._item_capacity * len(items)) if items else None
-        job = Job(function, items, self._split(len(items)), slot, self._item_capacity if slot else 0)
-        for run in range(len(job.runs)):
+        job = Job(function, items, runs, pickled, slot, self._item_capacity if slot else 0)
+        for run in range(len(runs)):
             self._queue(job, run)
         self.send()
         return job
@@ -74,7 +80,7 @@ class Dispatch:
         offset, capacity = job.place(number)
         start = 0 if job.slot is None else job.slot.offset + offset
         serial = next(self._serials)
-        task = Task(serial, job.function, start, capacity, job.items[run.first : run.first + run.size])
+        task = Task(serial, job.function, start, capacity, run.size, job.pickled[number])
         self.outstanding[serial] = (job, number)
         self._unsent.append((serial, task.pack()))
 
@@ -140,7 +146,9 @@ class Dispatch:
             numbers.copied_bytes += result.size
         else:
             numbers.shared_bytes += result.size
-        self._item_capacity = max(self._item_capacity, _HEADROOM * -(-result.size // size))
+        # Follows at once what grows, and slowly what shrinks: one large item shall not cost room for ever.
+        needed = _HEADROOM * -(-result.size // size)
+        self._item_capacity = max(needed, self._smallest_capacity, self._item_capacity - self._item_capacity // _FADE)
         seconds = result.seconds / size
         self._item_seconds = seconds if self._item_seconds is None else 0.9 * self._item_seconds + 0.1 * seconds
 
@@ -155,8 +163,8 @@ class Dispatch:
         self.fill(*self.outstanding.pop(serial), Part(None, None, error))
 
     def lose_all(self, error: BaseException) -> None:
-        """Note that everything is lost."""
-        self._unsent.clear()
+        """Note that everything is lost; what is still in the channel shall not be done later."""
+        self.take_back()
         for serial in list(self.outstanding):
             self.lose(serial, error)
 

@@ -52,9 +52,9 @@ def _dump_whole(exception: BaseException) -> bytes | None:
     try:
         data = pickle.dumps(exception)
         again = pickle.loads(data)
-    except Exception:
+        same = type(again) is type(exception) and str(again) == str(exception)
+    except Exception:  # a user's class may raise anything here
         return None
-    same = type(again) is type(exception) and str(again) == str(exception)
     return data if same else None
 
 

@@ -39,6 +39,8 @@ class Job:
     function: int
     items: list[Any]
     runs: list[Run]
+    pickled: list[bytes]
+    """The items of each run."""
     slot: Slot | None
     item_capacity: int
     parts: dict[int, Part] = field(default_factory=dict)

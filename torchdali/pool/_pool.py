@@ -31,19 +31,22 @@ import numpy as np
 
 from torchdali.errors import WorkerDiedError
 from torchdali.pool._arena import Arena, Bytes, default_memory_limit
-from torchdali.pool._codec import decode
+from torchdali.pool._codec import decode_all
 from torchdali.pool._dispatch import Dispatch
 from torchdali.pool._failure import Failure, known_exceptions, unpack
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._job import Job, Raised
 from torchdali.pool._statistics import PoolStatistics
 from torchdali.pool._worker import Bench, describe_item, work
-from torchdali.pool._workforce import Workforce, describe_exit
+from torchdali.pool._workforce import Workforce, describe_exit, forget
 
 __all__ = ["WorkerPool"]
 
 CHECK_SECONDS = 0.5
 """How long the parent waits at most before it looks by itself whether its workers live."""
+
+ROOM_SECONDS = 0.01
+"""How long the parent waits at most before it tries again to send what the channel had no room for."""
 
 CLAIM_SECONDS = 0.05
 """After a death: how long a living worker may need between taking a task and claiming it (two lines of code)."""
@@ -103,16 +106,21 @@ class WorkerPool:
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self.name} is closed; make a new one")
-            if self._workforce is not None and len(self._workforce.processes) == self.num_workers:
-                return
+            if self._workforce is not None:
+                workforce, dispatch = self._require_open()
+                with deferred_interrupt():
+                    self._bury(workforce, dispatch)
+                if len(workforce.processes) == self.num_workers:
+                    return
             if self._before_fork is not None:
                 self._before_fork()
             if self._workforce is None:
-                self._arena = Arena(self._memory_limit)
-                self._known = known_exceptions()
-                self._workforce = Workforce(self.num_workers, self.name)
-                self._dispatch = Dispatch(self._workforce, self._arena, self._bytes_per_item, self._statistics)
-                self._finalizer = weakref.finalize(self, self._workforce.close)
+                with deferred_interrupt():
+                    self._arena = Arena(self._memory_limit)
+                    self._known = known_exceptions()
+                    self._workforce = Workforce(self.num_workers, self.name)
+                    self._dispatch = Dispatch(self._workforce, self._arena, self._bytes_per_item, self._statistics)
+                    self._finalizer = weakref.finalize(self, self._workforce.close)
             workforce, arena = self._workforce, self._arena
             assert arena is not None
             bench = Bench(
@@ -173,6 +181,10 @@ class WorkerPool:
         """
         with self._lock:
             dispatch = self._require_workers()
+            if not 0 <= function < len(self._functions):
+                raise IndexError(
+                    f"{self.name} has {len(self._functions)} functions, counted from 0; there is no {function}"
+                )
             with deferred_interrupt():
                 return dispatch.add(function, list(items))
 
@@ -216,10 +228,14 @@ class WorkerPool:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _require_open(self) -> tuple[Workforce, Dispatch]:
+        if self._closed:
+            raise RuntimeError(f"{self.name} is closed")
         if self._workforce is None or self._dispatch is None:
             raise RuntimeError(f"{self.name} is not started; call start() first")
         if self._workforce.closed:
-            raise RuntimeError(f"{self.name} is closed, or belongs to the process that this one was forked from")
+            raise RuntimeError(
+                f"{self.name} is closed here: it belongs to the process that this one was forked from; make a new one"
+            )
         return self._workforce, self._dispatch
 
     def _require_workers(self) -> Dispatch:
@@ -237,18 +253,18 @@ class WorkerPool:
     def _wait(self) -> None:
         """Wait for something to happen, and deal with it. The only place where the parent waits."""
         workforce, dispatch = self._require_open()
-        results, tasks = workforce.results_out.fileno(), workforce.tasks_in.fileno()
+        results = workforce.results_out.fileno()
         poll = select.poll()
         poll.register(results, select.POLLIN)
-        if dispatch.waits_for_room:
-            poll.register(tasks, select.POLLOUT)
         for process in workforce.processes.values():
             poll.register(process.sentinel, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(CHECK_SECONDS * 1000)}
+        # Room for more tasks comes as workers take some, and then results come.
+        seconds = ROOM_SECONDS if dispatch.waits_for_room else CHECK_SECONDS
+        ready = {fd for fd, _ in poll.poll(seconds * 1000)}
         with deferred_interrupt():
             dispatch.send()
             dispatch.receive()
-            if not ready or ready - {results, tasks}:
+            if not ready or ready - {results}:
                 self._bury(workforce, dispatch)
 
     def _unpack(self, job: Job) -> list[Any]:
@@ -271,7 +287,8 @@ class WorkerPool:
                 memory = np.empty(0, np.uint8)
             assert part.description is not None
             items = job.items[run.first : run.first + run.size]
-            for item, outcome in zip(items, decode(part.description, memory), strict=True):
+            values = decode_all(part.description, memory, lambda position, error: Raised(error))
+            for item, outcome in zip(items, values, strict=True):
                 if isinstance(outcome, Failure):
                     note = f"raised for {describe_item(item)} in a worker of {self.name}"
                     outcome = Raised(unpack(outcome, self._known, note))
@@ -298,7 +315,7 @@ class WorkerPool:
             self._last_death = error
             if held:
                 dispatch.lose(serial, error)
-            process.close()
+            forget(process)
         if workforce.processes:
             self._send_lost_again(workforce, dispatch)
         elif self._last_death is not None:

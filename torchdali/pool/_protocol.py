@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import mmap
 import pickle
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 __all__ = ["Claims", "Result", "Task"]
 
@@ -27,7 +27,10 @@ class Task(NamedTuple):
     function: int
     offset: int
     capacity: int
-    items: list[Any]
+    size: int
+    """Number of items."""
+    items: bytes
+    """A pickled list: loaded only once the task is claimed, since that runs the user's code."""
 
     def pack(self) -> bytes:
         """As a payload."""

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import pickle
 import select
 import signal
 import threading
@@ -23,7 +24,7 @@ import torch
 
 from torchdali.pool._arena import Arena
 from torchdali.pool._channel import INLINE_LIMIT, Receiver, Sender, memory_file, write_file
-from torchdali.pool._codec import Encoded, encode, layout
+from torchdali.pool._codec import encode_all, layout
 from torchdali.pool._failure import Failure, pack
 from torchdali.pool._protocol import Claims, Result, Task
 
@@ -95,10 +96,10 @@ def _prepare_process(tasks: Receiver) -> None:
     threading.Thread(target=_watch_for_end, args=(tasks,), name="torchdali-end", daemon=True).start()
 
 
-def _call(bench: Bench, index: int, task: Task) -> list[Any]:
+def _call(bench: Bench, index: int, task: Task, items: list[Any]) -> list[Any]:
     function = bench.functions[task.function]
     outcomes: list[Any] = []
-    for position, item in enumerate(task.items):
+    for position, item in enumerate(items):
         bench.claims.advance(index, position)
         try:
             outcomes.append(function(item))
@@ -118,21 +119,8 @@ def _fail(bench: Bench, index: int, item: object, error: BaseException) -> Failu
     return pack(error, bench.known_exceptions, where)
 
 
-def _encode(bench: Bench, index: int, task: Task, outcomes: list[Any]) -> Encoded:
-    try:
-        return encode(outcomes)
-    except Exception:
-        pass
-    for position, (item, outcome) in enumerate(zip(task.items, outcomes, strict=True)):
-        try:
-            encode(outcome)
-        except Exception as error:
-            outcomes[position] = _fail(bench, index, item, error)
-    return encode(outcomes)
-
-
-def _deliver(bench: Bench, index: int, task: Task, outcomes: list[Any], seconds: float) -> None:
-    encoded = _encode(bench, index, task, outcomes)
+def _deliver(bench: Bench, index: int, task: Task, items: list[Any], outcomes: list[Any], seconds: float) -> None:
+    encoded = encode_all(outcomes, lambda position, error: _fail(bench, index, items[position], error))
     pieces = list(encoded.pieces)
     description: bytes | tuple[int, int] = encoded.description
     if len(encoded.description) > INLINE_LIMIT // 2:
@@ -157,6 +145,29 @@ def _deliver(bench: Bench, index: int, task: Task, outcomes: list[Any], seconds:
         os.close(fd)
 
 
+def _perform(bench: Bench, index: int, task: Task) -> None:
+    start = time.perf_counter()
+    try:
+        items = pickle.loads(task.items)
+    except Exception as error:  # loading runs the user's code
+        items = [_NotLoaded()] * task.size
+        outcomes: list[Any] = [_fail(bench, index, item, error) for item in items]
+    else:
+        outcomes = _call(bench, index, task, items)
+    seconds = time.perf_counter() - start
+    try:
+        _deliver(bench, index, task, items, outcomes, seconds)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except (OSError, MemoryError) as error:  # no memory, no descriptor: small failures still get through
+        _deliver(bench, index, task, items, [_fail(bench, index, item, error) for item in items], seconds)
+
+
+class _NotLoaded:
+    def __repr__(self) -> str:
+        return "an item that could not be loaded here"
+
+
 def work(bench: Bench, index: int) -> None:
     """Take tasks until there are no more; the body of worker ``index``."""
     _prepare_process(bench.tasks)
@@ -164,15 +175,6 @@ def work(bench: Bench, index: int) -> None:
         while (message := bench.tasks.receive()) is not None:
             task = Task.unpack(message.payload)
             bench.claims.take(index, task.serial)
-            start = time.perf_counter()
-            outcomes = _call(bench, index, task)
-            seconds = time.perf_counter() - start
-            try:
-                _deliver(bench, index, task, outcomes, seconds)
-            except (BrokenPipeError, ConnectionResetError):
-                raise
-            except (OSError, MemoryError) as error:  # no memory, no descriptor: small failures still get through
-                failures = [_fail(bench, index, item, error) for item in task.items]
-                _deliver(bench, index, task, failures, seconds)
+            _perform(bench, index, task)
             bench.claims.drop(index)
-            del task, outcomes, message
+            del task, message

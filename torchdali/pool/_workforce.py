@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.process
 import os
 import signal
+import threading
 import time
 import warnings
 import weakref
@@ -20,10 +21,11 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torchdali.pool._channel import channel
+from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._protocol import Claims
 from torchdali.pool._worker import prepare_death_with_parent
 
-__all__ = ["Workforce", "describe_exit"]
+__all__ = ["Workforce", "describe_exit", "forget"]
 
 STOP_SECONDS = 0.4
 """How long workers are waited for after each of: the end of their channel, SIGTERM, SIGKILL."""
@@ -32,7 +34,7 @@ STOP_SECONDS = 0.4
 def describe_exit(exitcode: int | None) -> str:
     """How a process ended, for people."""
     if exitcode is None:
-        return "is still running"
+        return "ended, how is not known (SIGCHLD is ignored, or somebody else waited for it)"
     if exitcode >= 0:
         return f"ended with exit code {exitcode}"
     try:
@@ -59,14 +61,15 @@ class Workforce:
     def __init__(self, size: int, name: str) -> None:
         self.size = size
         self.name = name
-        self.tasks_in, self.tasks_out = channel()
-        self.results_in, self.results_out = channel()
+        with _fork_lock:  # a worker that another thread forks now would inherit these ends without knowing of them
+            self.tasks_in, self.tasks_out = channel()
+            self.results_in, self.results_out = channel()
+            _all.add(self)
         self.claims = Claims(size)
         self.processes: dict[int, BaseProcess] = {}
         """The living workers by index."""
         self._owner = os.getpid()
         self._closed = False
-        _all.add(self)
 
     @property
     def closed(self) -> bool:
@@ -89,24 +92,27 @@ class Workforce:
                         name=f"torchdali-{self.name}-{index}",
                         daemon=True,
                     )
-                    process.start()
                     self.claims.drop(index)
-                    self.processes[index] = process
+                    with deferred_interrupt():  # a worker that nobody knows of would be left behind
+                        process.start()
+                        self.processes[index] = process
 
     def take_dead(self) -> Iterator[tuple[int, BaseProcess]]:
         """Workers that have ended since the last call; they are forgotten here."""
         for index, process in list(self.processes.items()):
-            if not process.is_alive():
+            if _has_ended(process):
                 del self.processes[index]
                 yield index, process
 
     def close(self) -> None:
         """End the workers: by the end of their channel, then by SIGTERM, then by SIGKILL. Returns when they are gone."""
-        if self._closed:
-            return
-        self._closed = True
-        if os.getpid() != self._owner:
-            return
+        with deferred_interrupt():
+            if not self._closed:
+                self._closed = True
+                if os.getpid() == self._owner:
+                    self._end()
+
+    def _end(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             while self.tasks_out.receive(block=False) is not None:
                 pass  # what nobody took shall not be worked on
@@ -119,6 +125,8 @@ class Workforce:
             remaining = _wait_for(remaining)
             if not remaining:
                 break
+        for process in self.processes.values():
+            forget(process)
         self.processes.clear()
 
     def _close_ends(self) -> None:
@@ -129,7 +137,7 @@ class Workforce:
         """In a forked process: let go of the parent's ends, so that they close when the parent dies."""
         self.tasks_in.close()
         self.results_out.close()
-        if self is not _being_started:
+        if self is not _starting_now.workforce:
             self.tasks_out.close()
             self.results_in.close()
             self._closed = True
@@ -150,28 +158,53 @@ def _wait_for(processes: list[BaseProcess]) -> list[BaseProcess]:
     remaining = list(processes)
     while remaining and (left := deadline - time.monotonic()) > 0:
         wait([process.sentinel for process in remaining], left)
-        for process in list(remaining):
-            process.join(0)
-            if not process.is_alive():
-                remaining.remove(process)
+        remaining = [process for process in remaining if not _has_ended(process)]
     return remaining
 
 
+def _has_ended(process: BaseProcess) -> bool:
+    """Whether a child is gone. Its pipe tells, also where its exit code cannot be had."""
+    if process.exitcode is not None:
+        return True
+    if not wait([process.sentinel], 0):
+        return False
+    process.join(STOP_SECONDS)  # between its pipe's end and its own there is an instant
+    return True
+
+
+def forget(process: BaseProcess) -> None:
+    """Let go of a child that is gone."""
+    _own_children().discard(process)
+    if process.exitcode is not None:
+        process.close()
+
+
 _all: weakref.WeakSet[Workforce] = weakref.WeakSet()
-_being_started: Workforce | None = None
+_fork_lock = threading.RLock()
+
+
+class _Starting(threading.local):
+    """The workforce that this thread is forking workers for."""
+
+    workforce: Workforce | None = None
+
+
+_starting_now = _Starting()
 
 
 @contextlib.contextmanager
 def _starting(workforce: Workforce) -> Iterator[None]:
-    global _being_started  # noqa: PLW0603  read by the child, in the hook below
-    _being_started = workforce
-    try:
-        yield
-    finally:
-        _being_started = None
+    with _fork_lock:
+        _starting_now.workforce = workforce
+        try:
+            yield
+        finally:
+            _starting_now.workforce = None
 
 
 def _after_fork_in_child() -> None:
+    global _fork_lock  # noqa: PLW0603  another thread of the parent may have held it; that thread is not here
+    _fork_lock = threading.RLock()
     for workforce in list(_all):
         workforce.leave_to_parent()
 

@@ -5,4 +5,13 @@ from torchdali.source._folder import PHOTOGRAPHS, JpegFolder
 from torchdali.source._info import BatchInfo, SampleInfo
 from torchdali.source._reader import LastBatch, Reader, SourceBatch
 
-__all__ = ["PHOTOGRAPHS", "BatchInfo", "ExternalSource", "JpegFolder", "LastBatch", "Reader", "SampleInfo", "SourceBatch"]
+__all__ = [
+    "PHOTOGRAPHS",
+    "BatchInfo",
+    "ExternalSource",
+    "JpegFolder",
+    "LastBatch",
+    "Reader",
+    "SampleInfo",
+    "SourceBatch",
+]

@@ -5,7 +5,7 @@ raised again and again until :meth:`Reader.reset`, which begins the next epoch a
 was left.
 
 A batch that raises counts as delivered: the next call goes on with the one after it. Ctrl-C does not: what has arrived of
-a batch is kept, and the next call waits for the rest.
+a batch is kept, and the next call waits for the rest; what was looked at and not yet done with is looked at again.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Reader:
         self._touched = False
         self._ended = False
         self._restarts = False
+        self._ready: SourceBatch | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -112,6 +113,7 @@ class Reader:
     def close(self) -> None:
         """End the workers. Batches that were delivered stay valid."""
         self._pending.clear()
+        self._ready = None
         if self._pool is not None:
             self._pool.close()
 
@@ -140,13 +142,21 @@ class Reader:
                 self._iteration += 1
 
     def next(self) -> SourceBatch:
-        """The next batch.
+        """The next batch: :meth:`peek` and :meth:`advance`."""
+        batch = self.peek()
+        self.advance()
+        return batch
+
+    def peek(self) -> SourceBatch:
+        """The next batch; the same again until :meth:`advance`.
 
         Raises:
             StopIteration: the epoch is over, until :meth:`reset`.
-            WorkerDiedError: a worker died with samples of this batch in hand.
-            Exception: what a source raised for a sample of this batch.
+            WorkerDiedError: a worker died with samples of this batch in hand. This batch is passed over.
+            Exception: what a source raised for a sample of this batch, which is passed over.
         """
+        if self._ready is not None:
+            return self._ready
         if self._ended and self._restarts:
             self.reset()
         if self._ended:
@@ -157,16 +167,22 @@ class Reader:
         try:
             while len(pending.deliveries) < len(self._feeds):
                 number = len(pending.deliveries)
-                pending.deliveries.append(self._feeds[number].receive(pending.tickets[number]))
+                delivery = self._feeds[number].receive(pending.tickets[number])
+                pending.deliveries.append(delivery)
         except Exception:
             self._drop(self._pending.popleft())
             raise
-        self._pending.popleft()
-        batch = self._assemble(pending)
-        if batch is None:
+        with deferred_interrupt():
+            self._pending.popleft()
+            self._ready = self._assemble(pending)
+            self.prefetch()
+        if self._ready is None:
             raise StopIteration
-        self.prefetch()
-        return batch
+        return self._ready
+
+    def advance(self) -> None:
+        """Let go of the batch that :meth:`peek` gave."""
+        self._ready = None
 
     def reset(self) -> None:
         """Begin the next epoch at its first sample, also in the middle of one; in an epoch not yet begun, do nothing.
@@ -181,6 +197,7 @@ class Reader:
             self._touched = False
             for feed in self._feeds:
                 feed.restart()
+        self._ready = None
         self._ended = self._restarts = False
         self.prefetch()
 

@@ -1,0 +1,75 @@
+import subprocess
+import sys
+
+import pytest
+
+import torchdali
+from torchdali.cli import demo, main
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert "demo" in printed
+    assert "info" in printed
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"torchdali {torchdali.__version__}\n"
+
+
+def test_each_command_has_help(capsys):
+    for command in ("demo", "info"):
+        assert main([command, "--help"]) == 0
+        assert f"usage: torchdali {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program", "message"),
+    [
+        (["dmeo"], "torchdali", "dmeo"),
+        (["--verbose"], "torchdali", "unrecognized arguments: --verbose"),
+        (["demo", "--bogus"], "torchdali demo", "unrecognized arguments: --bogus"),
+        (["demo", "--batch", "4"], "torchdali demo", "unrecognized arguments: --batch 4"),
+        (["info", "more"], "torchdali info", "unrecognized arguments: more"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_status_2(arguments, program, message, capsys):
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"{program}: error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_an_interrupted_command_has_status_130_and_says_nothing(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken(arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(demo, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["demo"])
+
+
+def test_importing_it_neither_initialises_cuda_nor_starts_a_process():
+    program = (
+        "import multiprocessing, threading, torch, torchdali.cli\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert not multiprocessing.active_children()\n"
+        "assert threading.active_count() == 1\n"
+        "from torchdali.cli import _environment as environment\n"
+        "environment.gpu_jpeg_decoder(), environment.cuda_driver_version(), environment.cpu_name()\n"
+        "assert not torch.cuda.is_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
