@@ -77,8 +77,12 @@ def make_local(name):
 def travel(exception, known=None):
     """There and back, as between a worker and its parent."""
     known = known_exceptions() if known is None else known
-    try:
+
+    def fail():
         raise exception
+
+    try:
+        fail()
     except BaseException as error:
         failure = pack(error, known, "In a worker:")
     return unpack(pickle.loads(pickle.dumps(failure)), known, "the note")

@@ -69,6 +69,7 @@ with WorkerPool([slow], 2) as pool:
     assert running.line() is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("privileged", [True, False])
 def test_many_large_results_wait_for_room_where_descriptors_are_few(program, privileged):
     running = program(
@@ -82,7 +83,7 @@ def slow(item):
 with WorkerPool([slow], 2, memory_limit=4096) as pool:
     results(pool, range(10))
     job = pool.submit(0, range(200))
-    time.sleep(0.6)  # nobody takes results meanwhile
+    time.sleep(3)  # nobody takes results meanwhile
     found = pool.collect(job)
     failed = {{repr(result) for result in found if isinstance(result, Raised)}}
     say(sorted(failed) or {{len(result) for result in found}} == {{30_000}})

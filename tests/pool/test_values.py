@@ -25,7 +25,10 @@ def _structured(count):
 ARRAYS = {
     **{
         dtype: NUMBERS.astype(dtype)
-        for dtype in "? u1 i1 u2 i2 u4 i4 u8 i8 f2 f4 f8 g F D >i4 >f8 S3 U4 M8[ms] m8[D]".split()
+        for dtype in [
+            *["?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "g", "F", "D"],
+            *[">i4", ">f8", "S3", "U4", "M8[ms]", "m8[D]"],
+        ]
     },
     "void": np.frombuffer(NUMBERS.tobytes(), "V8"),
     "structured": _structured(LARGE),

@@ -28,7 +28,7 @@ RUN_SECONDS = 0.002
 _FADE = 16
 """The estimate of an item's size falls by this part with each run that needs less."""
 
-_HEADROOM = 2
+_HEADROOM = 4
 """A slot is this many times as large as items have been so far."""
 
 
