@@ -60,6 +60,15 @@ def test_the_aspect_is_kept_and_the_picture_touches_its_cell(height, width):
     assert abs(drawn_width * height - drawn_height * width) <= max(height, width), "within half a pixel"
 
 
+def test_pictures_of_a_row_stand_on_one_line_in_the_middle_of_their_cells():
+    sheet = grid([("", [flat(RED, 10, 100)], [""]), ("", [flat(BLUE, 100, 10)], [""])], cell=(100, 100))
+    red, blue = boxes(sheet, RED), boxes(sheet, BLUE)
+    assert red[3] == blue[3]
+    assert red[0] == sheet.width - (blue[0] + blue[2] + 100) // 2, (
+        "as far from the left as the right cell from the right"
+    )
+
+
 def test_a_line_of_pixels_is_not_scaled_away():
     assert size_of(grid([("", [flat(RED, 1, 4000)], [""])], cell=(40, 40)), RED) == (40, 1)
 

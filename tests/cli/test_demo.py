@@ -132,6 +132,17 @@ def test_both_columns_show_the_same_files_in_the_order_of_training(command, tmp_
     assert "one epoch" in process.stdout
 
 
+def test_validation_has_contrast_one_and_a_half_and_training_one_to_three(command, tmp_path):
+    write_jpeg(tmp_path / "data" / "gray.jpg", (88, 88, 88))
+    process = command("demo", "--device", "cpu", "--data", "data", "--output", "sheet.png", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
+    training, validation = (sheet[sheet.shape[0] // 2, sheet.shape[1] * side // 4] for side in (1, 3))
+    assert np.abs(validation - (128 - 1.5 * 40)).max() <= 2
+    assert 128 - 3 * 40 - 2 <= training.min() <= training.max() <= 128 - 1 * 40 + 2
+    assert np.abs(training - validation).min() > 2
+
+
 def test_a_folder_with_a_list_is_read_by_the_list(command, tmp_path):
     for name, colour in CONTRASTED.items():
         write_jpeg(tmp_path / f"{name}.jpg", colour)

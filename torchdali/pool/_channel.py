@@ -91,33 +91,33 @@ class Sender(_End):
         Raises:
             BrokenPipeError, ConnectionResetError: the other side is gone.
         """
-        whole, own_fd, crowded = payload, None, False
+        own_fd = None
         if len(payload) > INLINE_LIMIT:
             if fd is not None:
                 raise ValueError(f"a payload of {len(payload)} bytes cannot be sent together with a descriptor")
             fd = own_fd = memory_file(len(payload))
             write_file(own_fd, memoryview(payload), 0)
             payload = b""
+        tag = _INLINE if own_fd is None else _IN_FILE
+        ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         try:
-            tag = _INLINE if own_fd is None else _IN_FILE
-            ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-            self._socket.sendmsg([tag, payload], ancillary, 0 if block else socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            # The kernel lets an ordinary user have only so many descriptors under way: wait until some have arrived.
-            if error.errno != errno.ETOOMANYREFS:
-                raise
-            if not block:
-                return False
-            crowded = True
+            while True:
+                try:
+                    self._socket.sendmsg([tag, payload], ancillary, 0 if block else socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    return False
+                except OSError as error:
+                    # The kernel lets an ordinary user have only so many descriptors under way.
+                    if error.errno != errno.ETOOMANYREFS:
+                        raise
+                    if not block:
+                        return False
+                    time.sleep(CROWDED_SECONDS)
+                else:
+                    return True
         finally:
             if own_fd is not None:
                 os.close(own_fd)
-        if crowded:
-            time.sleep(CROWDED_SECONDS)
-            return self.send(whole, None if own_fd is not None else fd)
-        return True
 
 
 class Receiver(_End):
