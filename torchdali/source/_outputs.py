@@ -71,7 +71,8 @@ def as_tensor(value: object, what: str) -> torch.Tensor:
         )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+    # What torch cannot view: memory that is not its to write, steps backwards, steps of a part of an element.
+    if not array.flags.writeable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy()
     try:
         return torch.from_numpy(array)

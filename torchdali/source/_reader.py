@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from torchdali.errors import WorkerDiedError
 from torchdali.pool import PoolStatistics, WorkerPool, deferred_interrupt
 from torchdali.source._external import ExternalSource
 from torchdali.source._feed import Delivery, Feed, ParallelFeed, SerialFeed, worker_function
@@ -58,7 +59,7 @@ class Reader:
         prefetch: batches asked for ahead.
         seed: of the generators that sources find in the workers.
         last_batch: what becomes of samples that do not fill a batch at the end of an epoch: ``"partial"`` delivers them as
-            a short batch, ``"drop"`` drops them with a warning.
+            a short batch, ``"drop"`` drops them with a warning. A short batch that a source made itself is delivered.
         name: for processes and messages.
         before_fork: called before workers are forked; it may raise to forbid it.
     """
@@ -101,6 +102,8 @@ class Reader:
         self._touched = False
         self._ended = False
         self._restarts = False
+        self._told = False
+        """The end of the epoch was told by StopIteration."""
         self._ready: SourceBatch | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -141,10 +144,18 @@ class Reader:
                 self._pending.append(_Pending(info, [feed.request(info) for feed in self._feeds]))
                 self._iteration += 1
 
+    def _prefetch_if_possible(self) -> None:
+        """Ask ahead; that all workers are dead is no matter as long as there is something to give."""
+        try:
+            self.prefetch()
+        except WorkerDiedError:
+            if not self._pending and self._ready is None:
+                raise
+
     def next(self) -> SourceBatch:
         """The next batch: :meth:`peek` and :meth:`advance`."""
         batch = self.peek()
-        self.advance()
+        self._ready = None  # as advance() does; without a call, in which Ctrl-C could come
         return batch
 
     def peek(self) -> SourceBatch:
@@ -157,12 +168,13 @@ class Reader:
         """
         if self._ready is not None:
             return self._ready
-        if self._ended and self._restarts:
+        if self._ended and self._restarts and self._told:
             self.reset()
         if self._ended:
+            self._told = True
             raise StopIteration
         self._touched = True
-        self.prefetch()
+        self._prefetch_if_possible()
         pending = self._pending[0]
         try:
             while len(pending.deliveries) < len(self._feeds):
@@ -175,8 +187,9 @@ class Reader:
         with deferred_interrupt():
             self._pending.popleft()
             self._ready = self._assemble(pending)
-            self.prefetch()
+            self._prefetch_if_possible()
         if self._ready is None:
+            self._told = True
             raise StopIteration
         return self._ready
 
@@ -198,7 +211,7 @@ class Reader:
             for feed in self._feeds:
                 feed.restart()
         self._ready = None
-        self._ended = self._restarts = False
+        self._ended = self._restarts = self._told = False
         self.prefetch()
 
     def _revive(self) -> None:
