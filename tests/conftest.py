@@ -2,22 +2,29 @@
 
 import gc
 import os
+import pickle
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from _pytest.runner import runtestprotocol
 
 import torchdali
 
 BUNDLED = Path(torchdali.__file__).parent / "photographs"
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else asking is enough to spoil CUDA for forked children
+CUDA = torch.cuda.is_available()
+
 LARGER = os.environ.get("TORCHDALI_TEST_DATA")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+    if CUDA:
         return
     for item in items:
         if item.get_closest_marker("gpu"):
@@ -70,3 +77,45 @@ def odd_folder() -> Path:
     if LARGER is None or not odd.is_dir():
         pytest.skip("TORCHDALI_TEST_DATA names no folder with odd/")
     return odd
+
+
+# --- a process for each test where there is a GPU -------------------------------------------------------------------------
+#
+# Workers are forked before CUDA, so in one process only the first test to use a GPU could start any. There each test that
+# may use it runs in a child of its own, forked while this process has not touched CUDA.
+
+TOUCHES_NO_GPU = ("tests/pool/", "tests/source/", "tests/cli/")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    if not CUDA or item.nodeid.startswith(TOUCHES_NO_GPU):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _reports_from_child(item):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _reports_from_child(item: pytest.Item) -> list[pytest.TestReport]:
+    hook = item.config.hook
+    with tempfile.TemporaryFile() as file:
+        pid = os.fork()
+        if pid == 0:
+            gc.freeze()  # what was there before is not this test's: collecting garbage would copy all of it
+            try:
+                reports = runtestprotocol(item, nextitem=None, log=False)
+                data = [hook.pytest_report_to_serializable(config=item.config, report=report) for report in reports]
+                file.write(pickle.dumps(data))
+                file.flush()
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        file.seek(0)
+        written = file.read()
+    if not written:
+        call = pytest.CallInfo.from_call(lambda: pytest.fail(f"the test's process ended with status {status}"), "call")
+        return [pytest.TestReport.from_item_and_call(item, call)]
+    return [hook.pytest_report_from_serializable(config=item.config, data=data) for data in pickle.loads(written)]

@@ -303,6 +303,35 @@ def test_an_item_taken_but_slow_to_load_is_done_once_when_another_worker_dies(ma
     assert calls[0] == 1
 
 
+def test_what_a_dead_worker_took_without_saying_so_is_done_by_another(make_pool):
+    """A worker that dies between taking a task and claiming it leaves this: the task is nowhere."""
+    calls, go = Tally(4), Tally(1)
+
+    def call(item):
+        if isinstance(item, int):
+            calls.add(item)
+            if item < 2:
+                go.wait(0)
+        return perform(item)
+
+    pool = make_pool(call)
+    workforce = pool._workforce
+    assert workforce is not None
+    one_by_one(pool)
+    hold = pool.submit(0, [0, 1])
+    assert calls.wait(0)
+    assert calls.wait(1)
+    job, last = pool.submit(0, [2]), pool.submit(0, [3])
+    assert workforce.tasks_out.receive(block=False) is not None  # as a worker does, which then dies
+    victim = pool.pids[0]
+    os.kill(victim, signal.SIGKILL)
+    assert all_gone([victim])
+    go.add(0)
+    assert [pool.collect(job), pool.collect(last)] == [[2], [3]]
+    assert len(deaths(pool.collect(hold))) == 1
+    assert calls.counts(4) == [1] * 4
+
+
 class SlowToLoad:
     def __reduce__(self):
         return _load, ()

@@ -1,7 +1,6 @@
 """Which sources are taken, and what is said of the others."""
 
 import functools
-import operator
 
 import numpy as np
 import pytest
@@ -44,7 +43,7 @@ SAMPLE_SOURCES = {
     "bound method": Callable().method,
     "partial": functools.partial(lambda scale, info: info, 2),
     "partial with a keyword": functools.partial(lambda info, scale: info, scale=2),
-    "a builtin": operator.itemgetter(0),
+    "a builtin": abs,
     "a builtin without a signature": max,
     "cached": functools.lru_cache(lambda info: info),
 }

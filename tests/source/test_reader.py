@@ -1,14 +1,11 @@
 """Epochs: batches in order, their end, the next one."""
 
-import functools
 import warnings
 
 import numpy as np
 import pytest
-import torch
 
 from tests.source.support import epoch, firsts, numbers, values
-from torchdali.pool import PoolStatistics
 from torchdali.source import BatchInfo, ExternalSource, SampleInfo
 
 
@@ -291,76 +288,3 @@ def test_a_batch_that_is_too_large_is_an_error(make_reader, parallel):
     reader = make_reader(ExternalSource(lambda iteration: np.zeros((5, 1)), batch=True, parallel=parallel))
     with pytest.raises(ValueError, match="in iteration 0 a source gave 5 samples; batch_size is 4"):
         reader.next()
-
-
-# --- independence -----------------------------------------------------------------------------------------------------
-
-
-def draws(info):
-    """What a source draws from the three generators that it finds."""
-    import random
-
-    if info.iteration >= 4:
-        raise StopIteration
-    return np.array([random.random(), np.random.random(), torch.rand(()).item(), np.random.randint(1000)])
-
-
-def draw_epochs(make_reader, source, count=2, **options):
-    reader = make_reader(source, **options)
-    found = []
-    for _ in range(count):
-        found.append(values(epoch(reader)))
-        reader.reset()
-    reader.close()
-    return found
-
-
-@functools.cache
-def _expected():
-    return {}
-
-
-@pytest.mark.parametrize("prefetch", [1, 2, 3])
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
-def test_random_numbers_depend_neither_on_workers_nor_on_prefetching(make_reader, workers, prefetch):
-    found = draw_epochs(make_reader, draws, num_workers=workers, prefetch=prefetch)
-    assert found == _expected().setdefault("samples", found)
-
-
-def test_random_numbers_differ_between_samples_epochs_and_seeds(make_reader):
-    one, two = draw_epochs(make_reader, draws)
-    (other,) = draw_epochs(make_reader, draws, count=1, seed=2)
-    for column in range(3):
-        assert len({sample[column] for sample in [*one, *two, *other]}) == 48
-
-
-def test_random_numbers_of_batch_sources_depend_on_the_batch_alone(make_reader):
-    source = ExternalSource(lambda info: [draws(info)] * 2, batch=True, batch_info=True)
-    one, two = (draw_epochs(make_reader, source, num_workers=workers) for workers in (1, 3))
-    assert one == two
-    assert one[0] != one[1]
-
-
-def test_the_generators_of_this_process_are_left_alone(make_reader):
-    torch.manual_seed(4)
-    np.random.seed(4)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    epoch(make_reader(draws))
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])
-
-
-def test_the_prefetch_of_a_source_deepens_that_of_the_reader(make_reader):
-    reader = make_reader(ExternalSource(numbers(100), prefetch_queue_depth=6))
-    reader.next()
-    assert len(reader._pending) == 6
-
-
-def test_statistics_are_those_of_the_pool(make_reader):
-    reader = make_reader(numbers(8), prefetch=1)
-    epoch(reader)
-    assert reader.statistics().items >= 8
-    serial = make_reader(ExternalSource(numbers(8), parallel=False))
-    epoch(serial)
-    assert serial.statistics() == PoolStatistics()
-    assert serial.pids == []

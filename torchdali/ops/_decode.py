@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torchvision.io  # noqa: F401  registers torch.ops.image
 from torchvision.io import ImageReadMode
@@ -112,7 +113,7 @@ class DecodeImage(Operator):
                 "to decode is its bytes: a one-dimensional uint8 array in CPU memory"
             )
         try:
-            return inspect(file.numpy().tobytes())
+            return inspect(np.ascontiguousarray(file.numpy()).data)
         except NotAJpegError as error:
             raise self._bad(position, str(error)) from None
 

@@ -78,9 +78,9 @@ def _exif_orientation(segment: bytes) -> int:
     return 1
 
 
-def _check_end(data: bytes, start: int) -> None:
+def _check_end(data: memoryview, start: int) -> None:
     """See that the end marker follows the first scan's data, which begins at ``start``."""
-    if data.endswith(b"\xff\xd9"):
+    if bytes(data[-2:]) == b"\xff\xd9":
         return
     position = start
     while (found := _NEXT_MARKER.search(data, position)) is not None:
@@ -93,14 +93,15 @@ def _check_end(data: bytes, start: int) -> None:
     raise NotAJpegError(f"it is cut off: {len(data)} bytes end without the end marker ff d9")
 
 
-def inspect(data: bytes) -> JpegInfo:
-    """Read the markers.
+def inspect(data: bytes | memoryview) -> JpegInfo:
+    """Read the markers of a file, which is not copied.
 
     Raises:
         NotAJpegError: no JPEG, or one that is not complete.
     """
-    if data[:2] != b"\xff\xd8":
-        raise NotAJpegError(_describe(data))
+    data = memoryview(data)
+    if bytes(data[:2]) != b"\xff\xd8":
+        raise NotAJpegError(_describe(bytes(data[:16])))
     size = len(data)
     position, orientation = 2, 1
     frame: tuple[int, int, int, int] | None = None
@@ -127,7 +128,7 @@ def inspect(data: bytes) -> JpegInfo:
             height, width, components = struct.unpack_from(">HHB", data, position + 3)
             frame = (height, width, components, marker)
         elif marker == _APP1 and orientation == 1:
-            orientation = _exif_orientation(data[position + 2 : end])
+            orientation = _exif_orientation(bytes(data[position + 2 : end]))
         elif marker == _SOS:
             if frame is None:
                 raise NotAJpegError("its first scan comes before any frame header")
