@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -84,7 +85,7 @@ def odd_folder() -> Path:
 # Workers are forked before CUDA, so in one process only the first test to use a GPU could start any. There each test that
 # may use it runs in a child of its own, forked while this process has not touched CUDA.
 
-TOUCHES_NO_GPU = ("tests/pool/", "tests/source/", "tests/cli/")
+TOUCHES_NO_GPU = ("tests/pool/", "tests/source/")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -105,7 +106,9 @@ def _reports_from_child(item: pytest.Item) -> list[pytest.TestReport]:
         if pid == 0:
             gc.freeze()  # what was there before is not this test's: collecting garbage would copy all of it
             try:
-                reports = runtestprotocol(item, nextitem=None, log=False)
+                # As if another test of the module followed: what several tests share is the parent's to take down.
+                nextitem = cast("pytest.Item", item.parent)
+                reports = runtestprotocol(item, nextitem=nextitem, log=False)
                 data = [hook.pytest_report_to_serializable(config=item.config, report=report) for report in reports]
                 file.write(pickle.dumps(data))
                 file.flush()

@@ -8,7 +8,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import torchdali
 from torchdali.cli import main
+
+
+def own_environment(**changes: str) -> dict[str, str]:
+    """For processes with another working directory: they import the torchdali that is tested, installed or not."""
+    path = [str(Path(torchdali.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), **changes}
 
 
 class Ended(NamedTuple):
@@ -25,7 +32,7 @@ def run_process(*arguments: object, cwd: Path, **environment: str) -> Ended:
     process = subprocess.run(
         [sys.executable, "-m", "torchdali", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env=own_environment(**environment),
         capture_output=True,
         text=True,
         timeout=100,

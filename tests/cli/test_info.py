@@ -1,5 +1,6 @@
 import platform
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -8,15 +9,27 @@ import torch
 import torchvision
 
 import torchdali
+from tests.cli.conftest import run_process
 from torchdali.cli import _environment as environment
 from torchdali.cli import info, main
+
+
+@pytest.fixture(autouse=True)
+def invented_device(monkeypatch):
+    """Asking a real device would initialise CUDA, after which no test of this process could fork."""
+    described = SimpleNamespace(name="NVIDIA Example", total_memory=80 << 30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: described)
 
 
 def facts(capsys) -> dict[str, str]:
     assert main(["info"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    return dict(re.split(r" {2,}", line, maxsplit=1) for line in printed.out.splitlines() if line)
+    return split(printed.out)
+
+
+def split(printed: str) -> dict[str, str]:
+    return dict(re.split(r" {2,}", line, maxsplit=1) for line in printed.splitlines() if line)
 
 
 def test_the_versions_are_those_that_run(capsys):
@@ -45,18 +58,26 @@ def test_the_machine_is_described(capsys):
     assert told["start method"].startswith("fork")
 
 
-def test_cuda_is_described_with_and_without_a_device(capsys):
+@pytest.mark.parametrize("count", [0, 2])
+def test_cuda_is_described_with_and_without_devices(count, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     told = facts(capsys)
-    assert told["CUDA works"] == ("yes" if torch.cuda.is_available() else "no")
+    assert told["CUDA works"] == ("yes" if count else "no")
     for name in ("NVIDIA driver", "CUDA of the driver", "CUDA of torch", "GPU JPEG decoder"):
         assert told[name]
-    devices = [name for name in told if name.startswith("device cuda:")]
-    assert len(devices) == torch.cuda.device_count()
+    devices = [value for name, value in told.items() if name.startswith("device cuda:")]
+    assert devices == ["NVIDIA Example, 80.0 GiB, compute capability 9.0"] * count
 
 
 @pytest.mark.gpu
-def test_each_device_has_its_name_and_memory(capsys):
-    assert re.match(rf"{re.escape(torch.cuda.get_device_name(0))}, \d+\.\d GiB", facts(capsys)["device cuda:0"])
+def test_each_device_has_its_name_and_memory(tmp_path):
+    process = run_process("info", cwd=tmp_path)
+    assert process.returncode == 0
+    told = split(process.stdout)
+    assert told["CUDA works"] == "yes"
+    assert re.fullmatch(r"\S.+, \d+\.\d GiB, compute capability \d+\.\d+", told["device cuda:0"])
+    assert re.fullmatch(r"\d+\.\d+", told["CUDA of the driver"])
 
 
 def test_variables_that_matter_are_named_where_they_are_set(capsys, monkeypatch):

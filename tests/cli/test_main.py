@@ -4,6 +4,7 @@ import sys
 import pytest
 
 import torchdali
+from tests.cli.conftest import own_environment
 from torchdali.cli import demo, main
 
 
@@ -72,4 +73,4 @@ def test_importing_it_neither_initialises_cuda_nor_starts_a_process():
         "environment.gpu_jpeg_decoder(), environment.cuda_driver_version(), environment.cpu_name()\n"
         "assert not torch.cuda.is_initialized()\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", program], env=own_environment(), check=True, timeout=100)

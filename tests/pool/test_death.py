@@ -175,7 +175,7 @@ def test_what_was_lost_does_not_write_into_what_comes_after_a_new_start(make_poo
     assert {int(array.max()) for batch in kept for array in batch} == {1}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_killed_while_idle_costs_nothing(make_pool, number):
     pool = make_pool(perform)
     victim, other = pool.pids
