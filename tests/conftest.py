@@ -6,6 +6,7 @@ import pickle
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -102,7 +103,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _reports_from_child(item: pytest.Item) -> list[pytest.TestReport]:
     hook = item.config.hook
     with tempfile.TemporaryFile() as file:
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, from Python 3.12 on
+            pid = os.fork()
         if pid == 0:
             gc.freeze()  # what was there before is not this test's: collecting garbage would copy all of it
             try:

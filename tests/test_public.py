@@ -32,7 +32,14 @@ def test_the_public_names_are_these():
         "types",
     ]
     assert sorted(torchdali.fn.__all__) == ["brightness_contrast", "decoders", "external_source", "random"]
-    assert sorted(torchdali.pool.__all__) == ["Job", "PoolStatistics", "Raised", "WorkerPool", "deferred_interrupt"]
+    assert sorted(torchdali.pool.__all__) == [
+        "Job",
+        "PoolStatistics",
+        "Raised",
+        "WorkerPool",
+        "default_memory_limit",
+        "deferred_interrupt",
+    ]
     for module in (torchdali, torchdali.fn, torchdali.ops, torchdali.pool, torchdali.source, torchdali.types):
         for name in module.__all__:
             assert hasattr(module, name), f"{module.__name__}.{name}"

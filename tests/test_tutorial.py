@@ -206,8 +206,7 @@ def test_the_same_seed_draws_the_same_and_another_does_not(tutorial):
     t = tutorial("train_pipe = ", RECORDING)
 
     def draws(**options):
-        with warnings.catch_warnings(), t.recording_pipeline(**options) as pipe:
-            warnings.filterwarnings("ignore", message="device_id=0")
+        with t.recording_pipeline(device_id=None, **options) as pipe:
             epochs = []
             for _ in range(2):
                 pipe.reset()

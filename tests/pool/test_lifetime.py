@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import weakref
 
 import pytest
@@ -67,8 +68,6 @@ def test_close_does_not_wait_for_work_that_is_queued_or_in_hand(make_pool):
 
     def sleep_long(item):
         begun.add(0)
-        import time
-
         time.sleep(100)
 
     pool = make_pool(sleep_long)
@@ -77,6 +76,21 @@ def test_close_does_not_wait_for_work_that_is_queued_or_in_hand(make_pool):
     pids = pool.pids
     pool.close()
     assert all_gone(pids, 0)
+
+
+def test_what_is_queued_is_not_begun_after_close(make_pool):
+    calls = Tally(50)
+
+    def call(item):
+        calls.add(item)
+        time.sleep(0.05)
+
+    pool = make_pool(call, workers=1)
+    jobs = [pool.submit(0, [number]) for number in range(50)]
+    assert calls.wait(0)
+    pool.close()
+    assert calls.counts(50) == [1] + [0] * 49
+    assert len(jobs) == 50
 
 
 def test_close_ends_a_worker_that_is_stopped(make_pool):

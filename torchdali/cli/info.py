@@ -19,7 +19,7 @@ import torch
 
 from torchdali.cli import _environment as environment
 from torchdali.ops import available_cpus
-from torchdali.pool._arena import default_memory_limit
+from torchdali.pool import default_memory_limit
 
 __all__ = ["add_arguments", "run"]
 

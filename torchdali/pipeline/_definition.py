@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 import torch
 from torch import fx
 
+from torchdali.pipeline._device import DeviceRequest
 from torchdali.pipeline._pipeline import Pipeline
 from torchdali.pipeline._trace import Trace, tracing
 from torchdali.source import ExternalSource
@@ -56,7 +57,7 @@ def _options(
     batch_size: int | None = None,
     max_batch_size: int | None = None,
     num_threads: int | None = None,
-    device_id: int | Literal["auto"] | None = "auto",
+    device_id: DeviceRequest = "auto",
     seed: int | None = None,
     py_num_workers: int = 1,
     py_start_method: str = "fork",
@@ -110,8 +111,9 @@ def pipeline_def(definition: Definition | None = None, **options: Any) -> Any:
     Args:
         definition: the function; it returns one or several outputs of ``fn`` calls.
         **options: ``batch_size`` (needed; also ``max_batch_size``), ``num_threads``, ``device_id`` (an index; None: the CPU;
-            by default the current CUDA device where there is one), ``seed``, ``py_num_workers``, ``py_start_method``
-            (``"fork"``), ``prefetch_queue_depth``, ``last_batch`` (``"drop"``, as in DALI, or ``"partial"``).
+            by default the current CUDA device where there is one; also what :class:`Pipeline` takes as ``device``),
+            ``seed``, ``py_num_workers``, ``py_start_method`` (``"fork"``), ``prefetch_queue_depth``, ``last_batch``
+            (``"drop"``, as in DALI, or ``"partial"``).
             Options that only tune DALI's executor are accepted and have no effect.
 
     Raises:

@@ -82,6 +82,6 @@ def resolve_device(request: DeviceRequest, *, stacklevel: int) -> torch.device:
     index = torch.cuda.current_device() if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise RuntimeError(
-            f"the device is {request!r}, but there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+            f"the device is {request!r}, but CUDA devices here go from 0 to {torch.cuda.device_count() - 1}"
         )
     return torch.device("cuda", index)

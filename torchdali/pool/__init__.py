@@ -6,9 +6,10 @@ with WorkerPool([read], num_workers=4) as pool:
         arrays = pool.collect(job)
 """
 
+from torchdali.pool._arena import default_memory_limit
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._job import Job, Raised
 from torchdali.pool._pool import WorkerPool
 from torchdali.pool._statistics import PoolStatistics
 
-__all__ = ["Job", "PoolStatistics", "Raised", "WorkerPool", "deferred_interrupt"]
+__all__ = ["Job", "PoolStatistics", "Raised", "WorkerPool", "default_memory_limit", "deferred_interrupt"]
