@@ -1,9 +1,12 @@
 """A job that is cancelled: what was not begun is not begun, and nothing of it stays."""
 
+import signal
+
 import pytest
 
 from tests.pool.support import Tally, wait_until
 from torchdali.pool import WorkerPool
+from torchdali.pool._dispatch import Dispatch
 
 GATE, BEGUN = 0, 1
 
@@ -87,6 +90,24 @@ def test_a_job_may_be_cancelled_after_close(pool):
     job = pool.submit(0, [10])
     pool.close()
     pool.cancel(job)
+
+
+def test_a_submit_that_is_interrupted_leaves_nothing(pool, monkeypatch):
+    send = Dispatch.send
+
+    def send_and_interrupt(self):
+        send(self)
+        signal.raise_signal(signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Dispatch, "send", send_and_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(0, range(10, 20))
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert wait_until(lambda: pool.collect(pool.submit(0, [50])) == [50] and in_use(pool) == 0)
 
 
 def test_cancelling_keeps_the_others_whole_while_workers_are_busy(make_pool):

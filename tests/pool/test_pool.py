@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import threading
 import time
 
@@ -9,6 +10,8 @@ import pytest
 
 from tests.pool.support import Tally, wait_until
 from torchdali.pool import PoolStatistics, Raised, WorkerPool
+
+pytestmark = pytest.mark.timeout(30)
 
 
 def slow_runs(pool, function=0):
@@ -116,7 +119,7 @@ def test_items_of_any_sequence_are_taken(make_pool):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("count", [1, 2, 7, 64])
+@pytest.mark.parametrize("count", [1, 7, 64])
 def test_results_come_in_the_order_of_items_whoever_is_first(make_pool, workers, count):
     def wait_and_return(item):
         time.sleep(random.Random(item).choice([0, 0.0005, 0.003]))
@@ -224,6 +227,24 @@ def test_an_item_that_cannot_be_loaded_is_reported_and_kills_nobody(make_pool):
     assert isinstance(bad, Raised)
     assert "does not load" in str(bad.exception)
     assert (first, last) == (0, 2) or (isinstance(first, Raised) and isinstance(last, Raised))
+    assert pool.statistics().deaths == 0
+
+
+class Exiting:
+    """Loading it would end the program."""
+
+    def __reduce__(self):
+        return sys.exit, (3,)
+
+
+def test_an_item_or_a_result_whose_loading_exits_ends_neither_worker_nor_program(make_pool):
+    pool = make_pool(lambda item: Exiting() if item == "make one" else item)
+    for item in (Exiting(), "make one"):
+        job = pool.submit(0, [item])
+        for _ in range(2):
+            (result,) = pool.collect(job)
+            assert isinstance(result, Raised)
+            assert isinstance(result.exception, Exception)
     assert pool.statistics().deaths == 0
 
 

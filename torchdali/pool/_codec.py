@@ -81,7 +81,7 @@ def decode(description: bytes, memory: Bytes) -> Any:
     return pickle.loads(pickled, buffers=[memory[offset : offset + length] for offset, length in spans])
 
 
-def encode_all(values: Iterable[object], substitute: Callable[[int, Exception], object]) -> Encoded:
+def encode_all(values: Iterable[object], substitute: Callable[[int, BaseException], object]) -> Encoded:
     """Encode several objects, each by itself, so that one cannot spoil the others.
 
     What cannot be pickled is replaced by ``substitute(position, error)``.
@@ -92,7 +92,7 @@ def encode_all(values: Iterable[object], substitute: Callable[[int, Exception], 
     for position, value in enumerate(values):
         try:
             encoded = encode(value)
-        except Exception as error:  # pickling runs the user's code
+        except BaseException as error:  # pickling runs the user's code, which may do anything, also exit
             encoded = encode(substitute(position, error))
         described.append((encoded.description, start))
         pieces += encoded.pieces
@@ -100,13 +100,13 @@ def encode_all(values: Iterable[object], substitute: Callable[[int, Exception], 
     return Encoded(pickle.dumps(described, protocol=5), pieces)
 
 
-def decode_all(description: bytes, memory: Bytes, substitute: Callable[[int, Exception], object]) -> list[Any]:
+def decode_all(description: bytes, memory: Bytes, substitute: Callable[[int, BaseException], object]) -> list[Any]:
     """The objects again; what cannot be loaded is replaced by ``substitute(position, error)``."""
     values = []
     for position, (own, start) in enumerate(pickle.loads(description)):
         try:
             values.append(decode(own, memory[start:]))
-        except Exception as error:  # unpickling runs the user's code
+        except BaseException as error:  # unpickling runs the user's code
             values.append(substitute(position, error))
     return values
 

@@ -185,8 +185,15 @@ class WorkerPool:
                 raise IndexError(
                     f"{self.name} has {len(self._functions)} functions, counted from 0; there is no {function}"
                 )
-            with deferred_interrupt():
-                return dispatch.add(function, list(items))
+            job: Job | None = None
+            try:
+                with deferred_interrupt():
+                    job = dispatch.add(function, list(items))
+            except BaseException:  # Ctrl-C: nobody will ask for this job
+                if job is not None:
+                    self.cancel(job)
+                raise
+            return job
 
     def collect(self, job: Job) -> list[Any]:
         """Wait for a job and return one result for each item, in order.
@@ -287,7 +294,7 @@ class WorkerPool:
                 memory = np.empty(0, np.uint8)
             assert part.description is not None
             items = job.items[run.first : run.first + run.size]
-            values = decode_all(part.description, memory, lambda position, error: Raised(error))
+            values = decode_all(part.description, memory, lambda position, error: Raised(_without_exit(error)))
             for item, outcome in zip(items, values, strict=True):
                 if isinstance(outcome, Failure):
                     note = f"raised for {describe_item(item)} in a worker of {self.name}"
@@ -343,3 +350,10 @@ class WorkerPool:
                 break
             time.sleep(0.001)
         dispatch.send_again(sorted([*lost, *queued]))
+
+
+def _without_exit(error: BaseException) -> BaseException:
+    """What is told of an error in loading a result; one that would end the program is put into words."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"loading a result raised {type(error).__name__}({error})")

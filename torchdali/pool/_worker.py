@@ -149,7 +149,7 @@ def _perform(bench: Bench, index: int, task: Task) -> None:
     start = time.perf_counter()
     try:
         items = pickle.loads(task.items)
-    except Exception as error:  # loading runs the user's code
+    except BaseException as error:  # loading runs the user's code
         items = [_NotLoaded()] * task.size
         outcomes: list[Any] = [_fail(bench, index, item, error) for item in items]
     else:

@@ -249,7 +249,7 @@ class Reader:
                 warnings.warn(
                     f"{count} samples at the end of the epoch (from index {first} on) do not fill a batch of "
                     f'{self.batch_size} and are dropped; last_batch="partial" delivers them',
-                    stacklevel=4,
+                    stacklevel=5,
                 )
                 return None
             if not count:
