@@ -181,3 +181,18 @@ def test_memory_files_are_written_and_read_in_parts():
     read_file(fd, memoryview(content))
     os.close(fd)
     assert content == b"abcdefg\0\0\0"
+
+
+def test_a_receiver_says_what_it_took_before_it_reads_a_large_message(ends, monkeypatch):
+    """Else a large message looks lost to somebody who asks meanwhile, and is sent again."""
+    from torchdali.pool import _channel
+
+    events = []
+    read = _channel.read_file
+    monkeypatch.setattr(_channel, "read_file", lambda *arguments: events.append("read") or read(*arguments))
+    sender, receiver = ends
+    sender.send(bytes(INLINE_LIMIT + 1), key=2**40)
+    sender.send(b"small", key=7)
+    assert len(receiver.receive(taken=events.append).payload) == INLINE_LIMIT + 1
+    assert receiver.receive(taken=events.append).payload == b"small"
+    assert events == [2**40, "read", 7]

@@ -4,8 +4,9 @@ A channel is a pair of connected ``SOCK_SEQPACKET`` sockets: the kernel delivers
 when its sender or receiver is killed in the middle, and hands it to exactly one of several receivers. So no lock is
 shared between processes that one of them could take to its grave.
 
-A message is a tag byte, a payload, and at most one file descriptor. What does not fit into a packet travels as an
-anonymous memory file, so there is no limit on its size.
+A message is a tag byte, a key, a payload, and at most one file descriptor. What does not fit into a packet travels as an
+anonymous memory file, so there is no limit on its size. The key is in the packet always: a receiver can say what it has
+taken before it reads a large file, which takes a while.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import array
 import errno
 import os
 import socket
+import struct
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = ["INLINE_LIMIT", "Message", "Receiver", "Sender", "channel", "memory_file", "read_file"]
@@ -27,6 +30,7 @@ CROWDED_SECONDS = 0.002
 
 _INLINE = b"\0"
 _IN_FILE = b"\1"
+_HEAD = struct.Struct("<cq")
 _FD_SIZE = array.array("i").itemsize
 
 
@@ -83,10 +87,11 @@ class _End:
 class Sender(_End):
     """The sending end."""
 
-    def send(self, payload: bytes, fd: int | None = None, *, block: bool = True) -> bool:
+    def send(self, payload: bytes, fd: int | None = None, *, key: int = 0, block: bool = True) -> bool:
         """Send one message; with ``block=False`` returns False if there is no room for it now.
 
-        At most one descriptor can go along, and none with a payload above :data:`INLINE_LIMIT`.
+        ``key`` is a number that the receiver learns first. At most one descriptor can go along, and none with a payload
+        above :data:`INLINE_LIMIT`.
 
         Raises:
             BrokenPipeError, ConnectionResetError: the other side is gone.
@@ -98,12 +103,12 @@ class Sender(_End):
             fd = own_fd = memory_file(len(payload))
             write_file(own_fd, memoryview(payload), 0)
             payload = b""
-        tag = _INLINE if own_fd is None else _IN_FILE
+        head = _HEAD.pack(_INLINE if own_fd is None else _IN_FILE, key)
         ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         try:
             while True:
                 try:
-                    self._socket.sendmsg([tag, payload], ancillary, 0 if block else socket.MSG_DONTWAIT)
+                    self._socket.sendmsg([head, payload], ancillary, 0 if block else socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     return False
                 except OSError as error:
@@ -125,10 +130,12 @@ class Receiver(_End):
 
     def __init__(self, end: socket.socket) -> None:
         super().__init__(end)
-        self._buffer = bytearray(INLINE_LIMIT + 1)
+        self._buffer = bytearray(INLINE_LIMIT + _HEAD.size)
 
-    def receive(self, *, block: bool = True) -> Message | None:
+    def receive(self, *, block: bool = True, taken: Callable[[int], None] | None = None) -> Message | None:
         """The next message; None once all senders are closed and everything sent was received.
+
+        ``taken`` is called with the message's key as soon as nobody else can receive it.
 
         Raises:
             BlockingIOError: with ``block=False``, nothing is there now.
@@ -140,12 +147,15 @@ class Receiver(_End):
         )
         if size == 0:
             return None
+        tag, key = _HEAD.unpack_from(self._buffer)
+        if taken is not None:
+            taken(key)
         fd = None
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 (fd,) = array.array("i", data[:_FD_SIZE])
-        payload = bytes(memoryview(self._buffer)[1:size])
-        if self._buffer[0:1] == _IN_FILE and fd is not None:
+        payload = bytes(memoryview(self._buffer)[_HEAD.size : size])
+        if tag == _IN_FILE and fd is not None:
             try:
                 content = bytearray(os.fstat(fd).st_size)
                 read_file(fd, memoryview(content))

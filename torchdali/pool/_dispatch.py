@@ -92,7 +92,7 @@ class Dispatch:
     def send(self) -> None:
         """Hand over as many tasks as the channel takes now."""
         while self._unsent:
-            if not self._workforce.tasks_in.send(self._unsent[0][1], block=False):
+            if not self._workforce.tasks_in.send(self._unsent[0][1], key=self._unsent[0][0], block=False):
                 return
             self._unsent.popleft()
 

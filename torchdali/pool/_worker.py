@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import pickle
@@ -172,9 +173,9 @@ def work(bench: Bench, index: int) -> None:
     """Take tasks until there are no more; the body of worker ``index``."""
     _prepare_process(bench.tasks)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone, and so is the reader
-        while (message := bench.tasks.receive()) is not None:
+        claim = functools.partial(bench.claims.take, index)
+        while (message := bench.tasks.receive(taken=claim)) is not None:
             task = Task.unpack(message.payload)
-            bench.claims.take(index, task.serial)
             _perform(bench, index, task)
             bench.claims.drop(index)
             del task, message
