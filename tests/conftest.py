@@ -17,6 +17,7 @@ import torch
 from _pytest.runner import runtestprotocol
 
 import torchdali
+from torchdali.pool._zygote import living_zygote
 
 BUNDLED = Path(torchdali.__file__).parent / "photographs"
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else asking is enough to spoil CUDA for forked children
@@ -34,7 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "resource_tracker" not in _command(child)]
+    """Of those that come from tests: not what starts workers, which lasts as long as this process."""
+    zygote = living_zygote()
+    own = None if zygote is None else zygote.pid
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.pid != own and not _is_helper(_command(child))]
+
+
+def _is_helper(command: str) -> bool:
+    return "resource_tracker" in command or "multiprocessing.forkserver" in command
 
 
 def _command(process: psutil.Process) -> str:

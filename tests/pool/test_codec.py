@@ -1,34 +1,36 @@
 """Objects to a description and pieces, and back."""
 
+import pickle
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from tests.pool.support import same
-from torchdali.pool._codec import ALIGNMENT, SMALL, decode, encode, layout
+from torchdali.pool._codec import ALIGNMENT, SMALL, aligned, decode_all, encode, encode_all
 
 
 def place(encoded):
-    """The pieces in one memory, as a worker writes them."""
-    spans, size = layout(piece.nbytes for piece in encoded.pieces)
-    memory = np.zeros(size, np.uint8)
+    """The pieces in one memory, as a worker writes them, and where they are."""
+    spans, end = [], 0
+    for piece in encoded.pieces:
+        spans.append((end, piece.nbytes))
+        end += aligned(piece.nbytes)
+    memory = np.zeros(end, np.uint8)
     for piece, (offset, length) in zip(encoded.pieces, spans, strict=True):
         memory[offset : offset + length] = piece
-    return memory
+    return memory, spans
 
 
-def test_pieces_are_aligned_and_do_not_overlap():
-    lengths = [1, 64, 65, 5000, 0, 3]
-    spans, size = layout(lengths)
-    assert [length for _, length in spans] == lengths
-    assert all(offset % ALIGNMENT == 0 for offset, _ in spans)
-    ends = [offset + length for offset, length in spans]
-    assert all(end <= start for end, (start, _) in zip(ends, spans[1:], strict=False))
-    assert size >= max(ends)
+def decode(encoded, memory, spans):
+    (value,) = decode_all([(encoded.description, spans)], memory, lambda position, error: error)
+    return value
 
 
-def test_no_pieces_need_no_memory():
-    assert layout([]) == ([], 0)
+def test_lengths_are_rounded_up_to_the_alignment():
+    assert [aligned(length) for length in (0, 1, 64, 65)] == [0, 64, 64, 128]
+    assert ALIGNMENT == 64
 
 
 @pytest.mark.parametrize("make", [lambda n: np.zeros(n, np.uint8), lambda n: torch.zeros(n, dtype=torch.uint8)])
@@ -48,8 +50,8 @@ def test_large_arrays_are_not_copied_into_the_description():
 
 def test_what_is_decoded_lies_in_the_memory_that_was_given():
     encoded = encode({"a": np.arange(1000), "b": torch.arange(1000), "small": np.arange(3)})
-    memory = place(encoded)
-    value = decode(encoded.description, memory)
+    memory, spans = place(encoded)
+    value = decode(encoded, memory, spans)
     assert same(value, {"a": np.arange(1000), "b": torch.arange(1000), "small": np.arange(3)})
     assert np.may_share_memory(value["a"], memory)
     assert np.may_share_memory(value["b"].numpy(), memory)
@@ -63,24 +65,42 @@ def test_the_same_object_twice_is_one_object_again():
     array = np.arange(2000)
     encoded = encode([array, array])
     assert len(encoded.pieces) == 1
-    one, two = decode(encoded.description, place(encoded))
+    one, two = decode(encoded, *place(encoded))
     assert one is two
 
 
-@pytest.mark.parametrize("memory", ["a larger one", "an exact one"])
-def test_more_memory_than_needed_does_no_harm(memory):
-    encoded = encode([torch.arange(500), np.arange(777)])
-    exact = place(encoded)
-    given = np.concatenate([exact, np.ones(999, np.uint8)]) if memory == "a larger one" else exact
-    assert same(decode(encoded.description, given), [torch.arange(500), np.arange(777)])
+def test_what_pickle_refuses_passes_by_value():
+    class Local:
+        def __init__(self, data):
+            self.data = data
+
+    encoded = encode([Local(np.arange(2000)), lambda x: x + 1])
+    assert [piece.nbytes for piece in encoded.pieces] == [16_000]
+    local, function = decode(encoded, *place(encoded))
+    assert type(local) is Local
+    assert local.data.sum() == 1999 * 1000
+    assert function(2) == 3
 
 
-def test_what_cannot_be_pickled_raises_what_pickle_raises():
-    with pytest.raises((AttributeError, TypeError, Exception), match="pickle"):
-        encode([np.arange(2000), lambda: 0])
+def test_what_cannot_be_pickled_at_all_raises_what_pickle_raises():
+    with pytest.raises(TypeError, match="cannot pickle '_thread.lock' object"):
+        encode([np.arange(2000), threading.Lock()])
 
 
 @pytest.mark.parametrize("tensor", [torch.ones(3, device="meta"), torch.eye(3).to_sparse()], ids=["meta", "sparse"])
 def test_a_tensor_that_has_no_plain_memory_is_refused(tensor):
     with pytest.raises(TypeError, match="only strided CPU tensors can be passed on"):
         encode(tensor)
+    with pytest.raises(TypeError, match="only strided CPU tensors can be passed on"):
+        encode([tensor, lambda: 0])
+
+
+def test_one_object_that_cannot_be_pickled_does_not_spoil_the_others():
+    first, second, third = encode_all([1, threading.Lock(), 3], lambda position, error: (position, type(error)))
+    assert [decode(one, *place(one)) for one in (first, second, third)] == [1, (1, TypeError), 3]
+
+
+def test_one_object_that_cannot_be_loaded_does_not_spoil_the_others():
+    described = [(encode(1).description, []), (b"no pickle", []), (encode(3).description, [])]
+    values = decode_all(described, np.empty(0, np.uint8), lambda position, error: (position, type(error)))
+    assert values == [1, (1, pickle.UnpicklingError), 3]

@@ -322,7 +322,7 @@ def test_what_a_dead_worker_took_without_saying_so_is_done_by_another(make_pool)
     assert calls.wait(0)
     assert calls.wait(1)
     job, last = pool.submit(0, [2]), pool.submit(0, [3])
-    assert workforce.tasks_out.receive(block=False) is not None  # as a worker does, which then dies
+    assert workforce.lanes[0].tasks_out.receive(block=False) is not None  # as a worker does, which then dies
     victim = pool.pids[0]
     os.kill(victim, signal.SIGKILL)
     assert all_gone([victim])

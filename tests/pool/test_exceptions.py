@@ -3,6 +3,7 @@
 import builtins
 import os
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_a_class_defined_in_a_function_arrives_as_that_class(make_pool):
         raise only(pool, 7)
 
 
-def test_a_class_defined_in_the_worker_is_named(make_pool):
+def test_a_class_defined_in_the_worker_arrives_by_value(make_pool):
     def call(item):
         class OnlyThere(Exception):
             pass
@@ -66,8 +67,8 @@ def test_a_class_defined_in_the_worker_is_named(make_pool):
         raise OnlyThere("text")
 
     arrived = only(make_pool(call), 1)
-    assert type(arrived) is WorkerError
-    assert "OnlyThere: text" in str(arrived)
+    assert type(arrived).__name__ == "OnlyThere"
+    assert str(arrived) == "text"
     assert "in call" in str(arrived.__cause__)
 
 
@@ -185,7 +186,7 @@ def test_each_item_has_its_own_exception_and_the_others_their_results(make_pool)
 
 
 def test_a_result_that_cannot_be_pickled_is_reported_for_its_item_alone(make_pool):
-    pool = make_pool(lambda item: (lambda: 0) if item == 3 else np.full(1000, item))
+    pool = make_pool(lambda item: threading.Lock() if item == 3 else np.full(1000, item))
     pool.collect(pool.submit(0, [0] * 50))  # quick items: the next travel in one run
     results = pool.collect(pool.submit(0, range(6)))
     assert isinstance(results[3], Raised)

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 import subprocess
 import sys
 
@@ -155,9 +156,18 @@ def test_two_classes_of_one_name_are_told_apart():
     assert [type(travel(cls("x"), known)) for cls in classes] == classes
 
 
-def test_a_class_that_the_parent_does_not_know_is_named_in_a_worker_error():
+def test_a_class_that_the_parent_does_not_know_arrives_by_value():
     known = known_exceptions()
     again = travel(make_local("TooLate")("text"), known)
+    assert type(again).__name__ == "TooLate"
+    assert str(again) == "text"
+
+
+def test_a_class_that_cannot_even_be_sent_by_value_is_named_in_a_worker_error():
+    known = known_exceptions()
+    cls = make_local("TooLate")
+    cls.lock = threading.Lock()
+    again = travel(cls("text"), known)
     assert type(again) is WorkerError
     assert "TooLate: text" in str(again)
 

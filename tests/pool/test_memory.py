@@ -13,6 +13,8 @@ from torchdali.pool._arena import Arena
 
 KIB = 1024
 
+copies = pytest.mark.filterwarnings("ignore:.*results are copied from here on")
+
 
 def arena(pool: WorkerPool) -> Arena:
     assert pool._arena is not None
@@ -21,7 +23,7 @@ def arena(pool: WorkerPool) -> Arena:
 
 def is_shared(pool: WorkerPool, value) -> bool:
     array = value.numpy() if isinstance(value, torch.Tensor) else value
-    return np.may_share_memory(array, np.frombuffer(arena(pool).memory, np.uint8))
+    return np.may_share_memory(array, np.frombuffer(arena(pool)._memory.map, np.uint8))
 
 
 def content(seed: int, size: int) -> np.ndarray:
@@ -133,26 +135,29 @@ def test_memory_is_used_again_once_batches_are_dropped(make_pool):
             pool.collect(job)
 
     run(20)
-    mark = arena(pool).high_water
+    mark = pool.statistics().peak_bytes
     run(100)
-    assert arena(pool).high_water == mark
+    assert pool.statistics().peak_bytes == mark
     assert arena(pool).in_use == 0
     assert pool.statistics().copied_bytes == 0
 
 
 def test_beyond_the_limit_results_are_copied_and_right(make_pool):
     pool = make_pool(lambda item: content(item, 50_000), memory_limit=1000 * KIB, bytes_per_item=60_000)
-    kept = [pool.collect(pool.submit(0, [2 * number, 2 * number + 1])) for number in range(30)]
+    with pytest.warns(UserWarning, match="no shared memory left, results are copied from here on") as warned:
+        kept = [pool.collect(pool.submit(0, [2 * number, 2 * number + 1])) for number in range(30)]
+    assert len(warned) == 1
     numbers = pool.statistics()
     assert numbers.shared_bytes > 0
     assert numbers.copied_bytes > 0
     assert numbers.shared_bytes + numbers.copied_bytes >= 60 * 50_000
-    assert arena(pool).size <= 1000 * KIB
+    assert numbers.peak_bytes <= 1000 * KIB
     for number, batch in enumerate(kept):
         assert np.array_equal(batch[0], content(2 * number, 50_000))
         assert np.array_equal(batch[1], content(2 * number + 1, 50_000))
 
 
+@copies
 def test_after_the_limit_memory_is_shared_again_once_it_is_free(make_pool):
     pool = make_pool(lambda item: np.zeros(50_000, np.uint8), memory_limit=500 * KIB)
     kept = [pool.collect(pool.submit(0, [0])) for _ in range(20)]

@@ -251,7 +251,7 @@ def test_an_item_or_a_result_whose_loading_exits_ends_neither_worker_nor_program
 def test_an_item_that_cannot_be_sent_is_refused_and_leaves_nothing(make_pool):
     pool = make_pool(lambda item: item)
     with pytest.raises(Exception, match="pickle"):
-        pool.submit(0, [1, 2, 3, lambda: 0])
+        pool.submit(0, [1, 2, 3, threading.Lock()])
     assert pool.collect(pool.submit(0, [1, 2])) == [1, 2]
     assert pool._arena is not None
     assert pool._arena.in_use == 0

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.pool.support import Tally
+from torchdali.pool._child import describe_exit
 from torchdali.pool._worker import describe_item
-from torchdali.pool._workforce import describe_exit
 
 
 class Shy:

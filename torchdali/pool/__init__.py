@@ -6,10 +6,26 @@ with WorkerPool([read], num_workers=4) as pool:
         arrays = pool.collect(job)
 """
 
-from torchdali.pool._arena import default_memory_limit
+from torchdali.pool._arena import MemoryHook
 from torchdali.pool._interrupt import deferred_interrupt
-from torchdali.pool._job import Job, Raised
+from torchdali.pool._job import Job, Raised, Stacked
+from torchdali.pool._memory import default_memory_limit
+from torchdali.pool._options import DEFAULT_BYTES_PER_ITEM
 from torchdali.pool._pool import WorkerPool
 from torchdali.pool._statistics import PoolStatistics
+from torchdali.pool._worker_info import WorkerInfo, empty, worker_info
 
-__all__ = ["Job", "PoolStatistics", "Raised", "WorkerPool", "default_memory_limit", "deferred_interrupt"]
+__all__ = [
+    "DEFAULT_BYTES_PER_ITEM",
+    "Job",
+    "MemoryHook",
+    "PoolStatistics",
+    "Raised",
+    "Stacked",
+    "WorkerInfo",
+    "WorkerPool",
+    "default_memory_limit",
+    "deferred_interrupt",
+    "empty",
+    "worker_info",
+]

@@ -1,55 +1,56 @@
-"""Shared memory for results: who owns which bytes, and for how long.
+"""Who owns which bytes of the shared memory, and for how long.
 
-An arena is one anonymous shared mapping, made before the workers are forked, so that parent and workers see it at the
-same place and nothing is left of it after any kind of death. It is sparse: its size is a bound, memory is taken only
-where somebody wrote.
+The parent alone allocates. A slot goes through these hands:
 
-The parent alone allocates. A slot goes through three hands:
-
-1. reserved: the parent took it for a job and told a worker where to write;
+1. reserved: the parent took it for a job and told workers where to write;
 2. leased: the job is complete, :meth:`Slot.lease` made the one array that all results of the job are views of;
-3. free again: when that array dies, which is when the last view of it dies. Views keep it alive (NumPy's ``base``, a
-   torch storage's owner), so a batch that a user keeps can never be written again.
+3. returned: that array died, which is when the last view of it died. Views keep it alive (NumPy's ``base``, a torch
+   storage's owner), so a batch that a user keeps can never be written again;
+4. free, once the fence has passed, if there is a :class:`MemoryHook`: a device may still be reading what nobody holds.
+
+Memory grows by segments as slots are wanted, up to the bound, and shrinks when segments at its end were not used for
+a while. A slot is in one segment, because what a device registers is registered as one piece.
 
 The death of an array is noticed wherever garbage is collected, in any thread, possibly in the middle of this module's
-own code, or of a signal handler. The callback therefore is a deque's own ``append``, which no Python code can interrupt; the
-arena collects from the deque at the next reservation.
+own code, or of a signal handler. The callback therefore is a deque's own ``append``, which no Python code can interrupt;
+the arena collects from the deque at the next reservation.
 """
 
 from __future__ import annotations
 
 import bisect
-import mmap
-import os
 import weakref
 from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Arena", "Bytes", "Slot", "default_memory_limit"]
+from torchdali.pool._memory import PAGE, Memory
+
+__all__ = ["Arena", "Bytes", "MemoryHook", "Slot"]
 
 Bytes = npt.NDArray[np.uint8]
 
-_PAGE = mmap.PAGESIZE
-_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python's mmap only from 3.11 on
-_SMALLEST = 64 << 20
+SEGMENT = 64 << 20
+"""Bytes by which the memory grows, or more for a slot that is larger."""
+
+SHRINK_AFTER = 256
+"""Segments that were not used during as many reservations are given back."""
 
 
-def default_memory_limit() -> int:
-    """Bytes that an arena may grow to when nobody sets it: half of the machine's memory, at least 4 GiB."""
-    return max(4 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+class MemoryHook(Protocol):
+    """What a device wants to know of a pool's memory: the way to have it pinned without the pool knowing the device."""
 
+    def register(self, address: int, nbytes: int) -> None:
+        """A segment begins to be used. If this raises, the segment is not used and results are copied instead."""
 
-def _map_shared(size: int) -> tuple[mmap.mmap, int]:
-    """A mapping of ``size`` bytes, or of less where the process's address space is limited (``ulimit -v``)."""
-    while True:
-        try:
-            return mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE), size
-        except (OSError, ValueError, OverflowError) as error:
-            if size <= _SMALLEST:
-                raise MemoryError(f"no shared memory of {size} bytes can be mapped: {error}") from error
-            size = max(_SMALLEST, size // 2)
+    def unregister(self, address: int, nbytes: int) -> None:
+        """A segment's memory is about to be given back. It must not raise."""
+
+    def fence(self) -> Callable[[], bool]:
+        """Called after memory was let go of; what is returned is asked until it says that no device reads it any more."""
 
 
 class _Lease(weakref.ref[Bytes]):
@@ -76,74 +77,171 @@ class Slot:
         self._arena._returned.append(self.offset)
 
 
+class _Segment:
+    """A range of the memory and which parts of it are free."""
+
+    def __init__(self, start: int, size: int) -> None:
+        self.start = start
+        self.size = size
+        self.free: list[tuple[int, int]] = [(start, size)]  # (offset, length), by offset, never adjacent
+
+    @property
+    def unused(self) -> bool:
+        return self.free == [(self.start, self.size)]
+
+    def take(self, length: int) -> int | None:
+        """The lowest place that fits: memory that was written before is used again, and others stay untouched."""
+        for position, (offset, available) in enumerate(self.free):
+            if available >= length:
+                if available == length:
+                    del self.free[position]
+                else:
+                    self.free[position] = (offset + length, available - length)
+                return offset
+        return None
+
+    def give_back(self, offset: int, length: int) -> None:
+        position = bisect.bisect(self.free, (offset, 0))
+        if position < len(self.free) and offset + length == self.free[position][0]:
+            length += self.free.pop(position)[1]
+        if position and sum(self.free[position - 1]) == offset:
+            before = self.free[position - 1]
+            self.free[position - 1] = (before[0], before[1] + length)
+        else:
+            self.free.insert(position, (offset, length))
+
+
 class Arena:
-    """One shared mapping and the table of what is in use of it.
+    """The table of what is in use of a shared memory.
 
     Args:
-        limit: bytes at most. The mapping is made smaller where the address space does not allow as much.
+        memory: what is given out.
+        start: bytes at its beginning that are not.
+        hook: told of segments, and asked whether memory may be used again.
     """
 
-    def __init__(self, limit: int) -> None:
-        size = max(_PAGE, limit // _PAGE * _PAGE)
-        self._map, self.size = _map_shared(size)
-        self._free: list[tuple[int, int]] = [(0, self.size)]  # (offset, length), by offset, never adjacent
+    def __init__(self, memory: Memory, *, start: int = 0, hook: MemoryHook | None = None) -> None:
+        self._memory = memory
+        self._hook = hook
+        self._segments: list[_Segment] = []
+        self._start = -(-start // PAGE) * PAGE
         self._used: dict[int, int] = {}  # offset -> length
         self._leases: dict[int, _Lease] = {}
         self._returned: deque[_Lease | int] = deque()
-        self.high_water = 0
-        """End of the furthest slot ever reserved: a bound on the memory taken."""
+        self._fenced: deque[tuple[Callable[[], bool], list[int]]] = deque()
+        self._furthest = 0
+        self._reservations = 0
+        self._in_use = 0
+        self.peak = 0
+        """The largest that ``in_use`` has been."""
+        self.growth = 0
+        """How often a segment was added."""
+        self.refused: BaseException | None = None
+        """What the hook raised when it was given a segment."""
+        if hook is not None:
+            segments, address = self._segments, np.frombuffer(memory.map, np.uint8).ctypes.data
+
+            def unregister_all() -> None:
+                for segment in segments:
+                    hook.unregister(address + segment.start, segment.size)
+
+            self._address = address
+            memory.map.before_unmap = unregister_all
 
     @property
-    def memory(self) -> mmap.mmap:
-        """The mapping itself, which workers inherit."""
-        return self._map
+    def slots(self) -> int:
+        """Slots reserved, leased or fenced."""
+        self.collect()
+        return len(self._used)
 
     @property
     def in_use(self) -> int:
-        """Bytes reserved or leased now."""
-        self._collect()
-        return sum(self._used.values())
+        """Bytes of those slots."""
+        self.collect()
+        return self._in_use
+
+    @property
+    def committed(self) -> int:
+        """Bytes of all segments; memory is taken of them as it is written, or at once where it is registered."""
+        return sum(segment.size for segment in self._segments)
 
     def reserve(self, nbytes: int) -> Slot | None:
-        """A slot of at least ``nbytes``, or None when no free part is large enough.
+        """A slot of at least ``nbytes``, or None when the memory's bound leaves no room."""
+        self.collect()
+        length = max(1, -(-nbytes // PAGE)) * PAGE
+        self._reservations += 1
+        if self._reservations % SHRINK_AFTER == 0:
+            self._shrink()
+        for number, segment in enumerate(self._segments):
+            offset = segment.take(length)
+            if offset is not None:
+                return self._slot(number, offset, length)
+        if not self._grow(length):
+            return None
+        offset = self._segments[-1].take(length)
+        assert offset is not None
+        return self._slot(len(self._segments) - 1, offset, length)
 
-        The lowest place that fits is taken, so that memory which was touched before is used again.
-        """
-        self._collect()
-        length = max(1, -(-nbytes // _PAGE)) * _PAGE
-        for position, (offset, available) in enumerate(self._free):
-            if available >= length:
-                if available == length:
-                    del self._free[position]
-                else:
-                    self._free[position] = (offset + length, available - length)
-                self._used[offset] = length
-                self.high_water = max(self.high_water, offset + length)
-                return Slot(self, offset, length)
-        return None
+    def _slot(self, segment: int, offset: int, length: int) -> Slot:
+        self._furthest = max(self._furthest, segment)
+        self._used[offset] = length
+        self._in_use += length
+        self.peak = max(self.peak, self._in_use)
+        return Slot(self, offset, length)
+
+    def _grow(self, length: int) -> bool:
+        start = self._segments[-1].start + self._segments[-1].size if self._segments else self._start
+        size = min(max(SEGMENT, length), self._memory.size - start)
+        if size < length:
+            return False
+        if self._hook is not None:
+            try:
+                self._hook.register(self._address + start, size)
+            except Exception as error:  # told by whoever reads the statistics; copying is always possible
+                self.refused = error
+                return False
+        self._segments.append(_Segment(start, size))
+        self.growth += 1
+        return True
+
+    def _shrink(self) -> None:
+        while len(self._segments) > self._furthest + 1 and self._segments[-1].unused:
+            segment = self._segments.pop()
+            if self._hook is not None:
+                self._hook.unregister(self._address + segment.start, segment.size)
+            self._memory.discard(segment.start, segment.size)
+        self._furthest = 0
 
     def _lease(self, slot: Slot) -> Bytes:
-        root: Bytes = np.frombuffer(self._map, np.uint8, slot.capacity, slot.offset)
+        root: Bytes = np.frombuffer(self._memory.map, np.uint8, slot.capacity, slot.offset)
         lease = _Lease(root, self._returned.append)
         lease.offset = slot.offset
         self._leases[slot.offset] = lease
         return root
 
-    def _collect(self) -> None:
+    def read(self, start: int, length: int) -> bytes:
+        """A copy of some bytes."""
+        return self._memory.map[start : start + length]
+
+    def collect(self) -> None:
+        """Take back what was let go of."""
+        offsets = []
         while self._returned:
             returned = self._returned.popleft()
-            offset = returned if isinstance(returned, int) else returned.offset
+            offsets.append(returned if isinstance(returned, int) else returned.offset)
+        if self._hook is not None:
+            if offsets:
+                self._fenced.append((self._hook.fence(), offsets))
+            offsets = []
+            while self._fenced and self._fenced[0][0]():
+                offsets += self._fenced.popleft()[1]
+        for offset in offsets:
             self._leases.pop(offset, None)
             length = self._used.pop(offset, None)
             if length is not None:
-                self._insert(offset, length)
+                self._in_use -= length
+                self._segment_of(offset).give_back(offset, length)
 
-    def _insert(self, offset: int, length: int) -> None:
-        position = bisect.bisect(self._free, (offset, 0))
-        if position < len(self._free) and offset + length == self._free[position][0]:
-            length += self._free.pop(position)[1]
-        if position and sum(self._free[position - 1]) == offset:
-            before = self._free[position - 1]
-            self._free[position - 1] = (before[0], before[1] + length)
-        else:
-            self._free.insert(position, (offset, length))
+    def _segment_of(self, offset: int) -> _Segment:
+        number = bisect.bisect(self._segments, offset, key=lambda segment: segment.start) - 1
+        return self._segments[number]

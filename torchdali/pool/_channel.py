@@ -20,7 +20,18 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["INLINE_LIMIT", "Message", "Receiver", "Sender", "channel", "memory_file", "read_file"]
+__all__ = [
+    "INLINE_LIMIT",
+    "Message",
+    "Receiver",
+    "Sender",
+    "channel",
+    "content_of",
+    "file_of",
+    "memory_file",
+    "read_file",
+    "write_file",
+]
 
 INLINE_LIMIT = 48 * 1024
 """Bytes of payload sent in the packet itself: well below Linux's default socket buffer (208 KiB), so several fit."""
@@ -69,6 +80,27 @@ def write_file(fd: int, data: memoryview, offset: int) -> None:
         data, offset = data[count:], offset + count
 
 
+def file_of(data: bytes) -> int:
+    """Descriptor of a memory file with this content; the caller closes it."""
+    fd = memory_file(len(data))
+    try:
+        write_file(fd, memoryview(data), 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def content_of(fd: int) -> bytes:
+    """All that a memory file holds; its descriptor is closed."""
+    try:
+        content = bytearray(os.fstat(fd).st_size)
+        read_file(fd, memoryview(content))
+    finally:
+        os.close(fd)
+    return bytes(content)
+
+
 class _End:
     """One end of a channel; closing it twice is allowed."""
 
@@ -100,8 +132,7 @@ class Sender(_End):
         if len(payload) > INLINE_LIMIT:
             if fd is not None:
                 raise ValueError(f"a payload of {len(payload)} bytes cannot be sent together with a descriptor")
-            fd = own_fd = memory_file(len(payload))
-            write_file(own_fd, memoryview(payload), 0)
+            fd = own_fd = file_of(payload)
             payload = b""
         head = _HEAD.pack(_INLINE if own_fd is None else _IN_FILE, key)
         ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
@@ -156,12 +187,7 @@ class Receiver(_End):
                 (fd,) = array.array("i", data[:_FD_SIZE])
         payload = bytes(memoryview(self._buffer)[_HEAD.size : size])
         if tag == _IN_FILE and fd is not None:
-            try:
-                content = bytearray(os.fstat(fd).st_size)
-                read_file(fd, memoryview(content))
-            finally:
-                os.close(fd)
-            return Message(bytes(content), None)
+            return Message(content_of(fd), None)
         return Message(payload, fd)
 
 

@@ -2,10 +2,14 @@
 
 Any object that can be pickled passes. Pickle's protocol 5 keeps the memory of arrays out of the pickle ("out of band"):
 what is left is a small description, the pieces are copied once, by the worker, into shared memory, and the parent's
-arrays are views of it. Torch's CPU tensors take part like NumPy's arrays, without a file or a descriptor each.
+arrays are views of it. Torch's CPU tensors take part like NumPy's arrays, without a file or a descriptor each. A piece that
+was made in shared memory in the first place (:func:`empty`) is not copied at all.
 
 Pieces below :data:`SMALL` bytes stay in the description and become private memory of the parent: a label that a user
 keeps must not hold a whole batch's shared memory.
+
+What pickle refuses, such as a function without a name or an object of a class that was defined after the worker was
+started, passes by cloudpickle.
 """
 
 from __future__ import annotations
@@ -15,11 +19,13 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import cloudpickle
 import torch
 
 from torchdali.pool._arena import Bytes
+from torchdali.pool._structure import is_plain
 
-__all__ = ["ALIGNMENT", "Encoded", "decode", "decode_all", "encode", "encode_all", "layout"]
+__all__ = ["ALIGNMENT", "SMALL", "Encoded", "aligned", "decode_all", "dumps", "encode", "encode_all"]
 
 SMALL = 1024
 """Bytes below which an array is copied instead of viewed."""
@@ -27,12 +33,20 @@ SMALL = 1024
 ALIGNMENT = 64
 """Alignment of each piece: a cache line, and enough for every vector load."""
 
+_UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
+"""What pickle raises of a local function or class, and of what cannot be pickled at all."""
+
 
 class Encoded(NamedTuple):
     """A description of an object or of several, and the pieces of memory that they refer to, in order."""
 
     description: bytes
     pieces: list[memoryview]
+
+
+def aligned(nbytes: int) -> int:
+    """Rounded up to the alignment."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _rebuild_tensor(memory: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
@@ -46,10 +60,22 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
             f"a worker returned a {tensor.layout} tensor on device {tensor.device}; "
             "only strided CPU tensors can be passed on: return `tensor.cpu()`, or NumPy arrays"
         )
-    if tensor.requires_grad or tensor.is_conj() or tensor.is_neg() or tensor.numel() == 0:
+    if not is_plain(tensor) or tensor.numel() == 0:
         return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     flat = tensor.contiguous().view(-1).view(torch.uint8)
     return _rebuild_tensor, (pickle.PickleBuffer(flat.numpy().data), tensor.dtype, tuple(tensor.shape))
+
+
+class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle tells no types
+    dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({torch.Tensor: _reduce_tensor})
+
+
+def dumps(value: object) -> bytes:
+    """Pickle, by value where pickle cannot do it by name."""
+    try:
+        return pickle.dumps(value, protocol=5)
+    except _UNPICKLABLE:
+        return bytes(cloudpickle.dumps(value, protocol=5))
 
 
 def encode(value: object) -> Encoded:
@@ -70,52 +96,49 @@ def encode(value: object) -> Encoded:
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5, buffer_callback=keep_in_band)
     pickler.dispatch_table = {torch.Tensor: _reduce_tensor}
-    pickler.dump(value)
-    return Encoded(pickle.dumps(([piece.nbytes for piece in pieces], stream.getvalue()), protocol=5), pieces)
+    try:
+        pickler.dump(value)
+    except _UNPICKLABLE as error:
+        pieces.clear()
+        stream = io.BytesIO()
+        try:
+            _ByValue(stream, protocol=5, buffer_callback=keep_in_band).dump(value)
+        except Exception:
+            raise error from None  # the first words are the better ones
+    return Encoded(stream.getvalue(), pieces)
 
 
-def decode(description: bytes, memory: Bytes) -> Any:
-    """The object again; its large arrays are views of ``memory``, where pieces lie as :func:`layout` places them."""
-    lengths, pickled = pickle.loads(description)
-    spans, _ = layout(lengths)
-    return pickle.loads(pickled, buffers=[memory[offset : offset + length] for offset, length in spans])
-
-
-def encode_all(values: Iterable[object], substitute: Callable[[int, BaseException], object]) -> Encoded:
+def encode_all(values: Iterable[object], substitute: Callable[[int, BaseException], object]) -> list[Encoded]:
     """Encode several objects, each by itself, so that one cannot spoil the others.
 
     What cannot be pickled is replaced by ``substitute(position, error)``.
     """
-    pieces: list[memoryview] = []
-    described: list[tuple[bytes, int]] = []
-    start = 0
+    encoded = []
     for position, value in enumerate(values):
         try:
-            encoded = encode(value)
+            encoded.append(encode(value))
         except BaseException as error:  # pickling runs the user's code, which may do anything, also exit
-            encoded = encode(substitute(position, error))
-        described.append((encoded.description, start))
-        pieces += encoded.pieces
-        start += layout(piece.nbytes for piece in encoded.pieces)[1]
-    return Encoded(pickle.dumps(described, protocol=5), pieces)
+            encoded.append(encode(substitute(position, error)))
+    return encoded
 
 
-def decode_all(description: bytes, memory: Bytes, substitute: Callable[[int, BaseException], object]) -> list[Any]:
-    """The objects again; what cannot be loaded is replaced by ``substitute(position, error)``."""
+def decode_all(
+    described: Iterable[tuple[bytes, list[tuple[int, int]]]],
+    memory: Bytes,
+    substitute: Callable[[int, BaseException], object],
+) -> list[Any]:
+    """The objects again; their large arrays are views of ``memory``.
+
+    Args:
+        described: for each object its description and the (offset, length) of its pieces.
+        memory: where the pieces lie.
+        substitute: ``substitute(position, error)`` stands in for what cannot be loaded.
+    """
     values = []
-    for position, (own, start) in enumerate(pickle.loads(description)):
+    for position, (description, spans) in enumerate(described):
         try:
-            values.append(decode(own, memory[start:]))
+            buffers = [memory[offset : offset + length] for offset, length in spans]
+            values.append(pickle.loads(description, buffers=buffers))
         except BaseException as error:  # unpickling runs the user's code
             values.append(substitute(position, error))
     return values
-
-
-def layout(lengths: Iterable[int]) -> tuple[list[tuple[int, int]], int]:
-    """Aligned (offset, length) for pieces of these lengths one after another, and the bytes they need in all."""
-    spans = []
-    end = 0
-    for length in lengths:
-        spans.append((end, length))
-        end += -(-length // ALIGNMENT) * ALIGNMENT
-    return spans, end

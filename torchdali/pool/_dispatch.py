@@ -1,35 +1,42 @@
 """The traffic between the parent and its workers: which tasks are out, what came back, what is still to be sent.
 
-A task is in exactly one of three places: ``unsent`` here, because the channel was full; in the channel or in a worker's
+A task is in exactly one of three places: ``_unsent`` here, because the channel was full; in the channel or in a worker's
 hands; or gone, when its run has come back or its job was cancelled. ``outstanding`` holds all that are not gone.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
-import pickle
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
 from torchdali.pool._arena import Arena, Bytes
 from torchdali.pool._channel import Message, read_file
+from torchdali.pool._codec import dumps
 from torchdali.pool._job import Job, Part, Run
 from torchdali.pool._protocol import Result, Task
+from torchdali.pool._sizing import Sizing
 from torchdali.pool._statistics import PoolStatistics
 from torchdali.pool._workforce import Workforce
 
-__all__ = ["Dispatch"]
+__all__ = ["Dispatch", "Outstanding"]
 
-RUN_SECONDS = 0.002
-"""Work in one run, as far as it can be foreseen."""
 
-_FADE = 16
-"""The estimate of an item's size falls by this part with each run that needs less."""
+class Outstanding(NamedTuple):
+    """A task that is not gone."""
 
-_HEADROOM = 4
-"""A slot is this many times as large as items have been so far."""
+    job: Job
+    number: int
+    """Of the run in the job."""
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.job.runs[self.number]
 
 
 class Dispatch:
@@ -38,63 +45,89 @@ class Dispatch:
     Args:
         workforce: the workers.
         arena: where their results go.
-        item_capacity: bytes set aside for an item at first.
+        sizing: what is known of how large results are and how long they take.
         statistics: to be counted in.
     """
 
-    def __init__(self, workforce: Workforce, arena: Arena, item_capacity: int, statistics: PoolStatistics) -> None:
-        self.outstanding: dict[int, tuple[Job, int]] = {}
-        """Task serial to the job and the number of the run in it."""
+    def __init__(self, workforce: Workforce, arena: Arena, sizing: Sizing, statistics: PoolStatistics) -> None:
+        self.outstanding: dict[int, Outstanding] = {}
+        """By the task's serial."""
         self._workforce = workforce
         self._arena = arena
-        self._item_capacity = self._smallest_capacity = item_capacity
-        self._item_seconds: float | None = None
+        self._sizing = sizing
         self._statistics = statistics
         self._serials = itertools.count(1)
-        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._unsent: list[deque[tuple[int, bytes]]] = [deque() for _ in workforce.lanes]
+        self._latest = [0 for _ in workforce.lanes]
+        """The priority of what was put into each lane last."""
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    def add(self, function: int, items: list[object]) -> Job:
+    def add(self, function: int, items: list[object], lane: int, priority: int, *, stack: bool) -> Job:
         """Make a job and send what the channel takes of it."""
-        runs = self._split(len(items))
-        pickled = [pickle.dumps(items[run.first : run.first + run.size], protocol=5) for run in runs]
-        slot = self._arena.reserve(self._item_capacity * len(items)) if items else None
-        job = Job(function, items, runs, pickled, slot, self._item_capacity if slot else 0)
-        for run in range(len(runs)):
-            self._queue(job, run)
-        self.send()
+        workers = 1 if lane else self._workforce.size - self._workforce.dedicated
+        runs = self._sizing.split(function, len(items), workers)
+        pickled = [dumps(items[run.first : run.first + run.size]) for run in runs]  # may raise: before anything is taken
+        structure = self._sizing.structure(function) if stack else None
+        nbytes = self._sizing.bytes_of(function, len(items), structure)
+        slot = self._arena.reserve(nbytes) if items else None
+        if slot is None and items:
+            self._statistics.refused += 1
+        if slot is None:
+            structure = None
+        job = Job(
+            function,
+            items,
+            lane,
+            priority,
+            stack,
+            slot,
+            nbytes // len(items) if slot else 0,
+            structure,
+            None if structure is None else self._sizing.packed(function),
+        )
+        for number, (run, data) in enumerate(zip(runs, pickled, strict=True)):
+            job.runs[number] = run
+            self._queue(job, number, data)
+        if priority < self._latest[lane]:  # it overtakes what waits in the channel
+            waiting = self.take_back(lane)
+            self._latest[lane] = max(self.outstanding[serial].job.priority for serial in waiting)
+            self.send_again(waiting)
+        else:
+            self._latest[lane] = priority
+            self.send()
         return job
 
-    def _split(self, count: int) -> list[Run]:
-        share = -(-count // self._workforce.size)
-        if self._item_seconds is None:
-            length = -(-share // 4)
-        else:
-            length = int(RUN_SECONDS / max(self._item_seconds, 1e-9))
-        length = max(1, min(length, share))
-        return [Run(first, min(length, count - first)) for first in range(0, count, length)]
-
-    def _queue(self, job: Job, number: int) -> None:
+    def _queue(self, job: Job, number: int, items: bytes) -> None:
         run = job.runs[number]
-        offset, capacity = job.place(number)
+        offset, capacity = job.place(run)
         start = 0 if job.slot is None else job.slot.offset + offset
         serial = next(self._serials)
-        task = Task(serial, job.function, start, capacity, run.size, job.pickled[number])
-        self.outstanding[serial] = (job, number)
-        self._unsent.append((serial, task.pack()))
+        task = Task(
+            serial,
+            job.function,
+            start,
+            capacity,
+            run.size,
+            items,
+            job.stack and self._sizing.learns(job.function),
+            job.packed_structure,
+            run.first,
+            len(job.items),
+        )
+        self.outstanding[serial] = Outstanding(job, number)
+        self._unsent[job.lane].append((serial, task.pack()))
 
     @property
     def waits_for_room(self) -> bool:
-        """True when there are tasks that the channel had no room for."""
-        return bool(self._unsent)
+        """True when there are tasks that a channel had no room for."""
+        return any(self._unsent)
 
     def send(self) -> None:
-        """Hand over as many tasks as the channel takes now."""
-        while self._unsent:
-            if not self._workforce.tasks_in.send(self._unsent[0][1], key=self._unsent[0][0], block=False):
-                return
-            self._unsent.popleft()
+        """Hand over as many tasks as the channels take now."""
+        for lane, unsent in zip(self._workforce.lanes, self._unsent, strict=True):
+            while unsent and lane.tasks_in.send(unsent[0][1], key=unsent[0][0], block=False):
+                unsent.popleft()
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -114,7 +147,7 @@ class Dispatch:
         memory: Bytes | None = None
         try:
             entry = self.outstanding.pop(result.serial, None)
-            if entry is None:  # done twice, after a death that looked as if it had been lost
+            if entry is None:  # cancelled, or done twice after a death
                 return
             if message.fd is not None:
                 memory = np.empty(result.size, np.uint8)
@@ -122,83 +155,116 @@ class Dispatch:
         finally:
             if message.fd is not None:
                 os.close(message.fd)
-        job, number = entry
-        self._count(result, job.runs[number].size, copied=memory is not None)
-        self.fill(job, number, Part(self._description(result, job, number, memory), memory))
+        self._count(result, entry, copied=memory is not None)
+        descriptions = result.descriptions
+        if not isinstance(descriptions, bytes):
+            start, length = descriptions
+            if memory is None:
+                assert entry.job.slot is not None
+                start += entry.job.slot.offset + entry.job.place(entry.run)[0]
+                descriptions = self._arena.read(start, length)
+            else:
+                descriptions = memory[start : start + length].tobytes()
+        self.fill(entry, Part(descriptions, memory, result.described, result.structure))
 
-    def _description(self, result: Result, job: Job, number: int, memory: Bytes | None) -> bytes:
-        if isinstance(result.description, bytes):
-            return result.description
-        start, length = result.description
-        if memory is not None:
-            return memory[start : start + length].tobytes()
-        assert job.slot is not None
-        start += job.slot.offset + job.place(number)[0]
-        return bytes(self._arena.memory[start : start + length])
-
-    def _count(self, result: Result, size: int, *, copied: bool) -> None:
+    def _count(self, result: Result, entry: Outstanding, *, copied: bool) -> None:
+        size = entry.run.size
         numbers = self._statistics
         numbers.items += size
         numbers.runs += 1
         numbers.busy_seconds += result.seconds
+        numbers.idle_seconds += result.idle
         numbers.items_by_worker[result.worker] = numbers.items_by_worker.get(result.worker, 0) + size
         if copied:
             numbers.copied_bytes += result.size
         else:
             numbers.shared_bytes += result.size
-        # Follows at once what grows, and slowly what shrinks: one large item shall not cost room for ever.
-        needed = _HEADROOM * -(-result.size // size)
-        self._item_capacity = max(needed, self._smallest_capacity, self._item_capacity - self._item_capacity // _FADE)
-        seconds = result.seconds / size
-        self._item_seconds = seconds if self._item_seconds is None else 0.9 * self._item_seconds + 0.1 * seconds
+        structure = entry.job.structure
+        if structure is not None:
+            stacked = size - len(result.described or ())
+            numbers.shared_bytes += stacked * sum(leaf.nbytes for leaf in structure.leaves)
+        self._sizing.note(entry.job.function, size, result.seconds, None if structure is not None else result.size)
 
-    def fill(self, job: Job, number: int, part: Part) -> None:
+    def fill(self, entry: Outstanding, part: Part) -> None:
         """Note what became of a run."""
-        job.parts[number] = part
-        if job.cancelled and job.complete:
-            job.release()
+        job = entry.job
+        job.parts[entry.number] = part
+        if job.complete:
+            if job.cancelled:
+                job.release()
+            elif job.stack:
+                self._sizing.learn(job)
 
     def lose(self, serial: int, error: BaseException) -> None:
         """Note that a task's run is lost."""
-        self.fill(*self.outstanding.pop(serial), Part(None, None, error))
+        self.fill(self.outstanding.pop(serial), Part(None, error=error))
 
-    def lose_all(self, error: BaseException) -> None:
-        """Note that everything is lost; what is still in the channel shall not be done later."""
-        self.take_back()
-        for serial in list(self.outstanding):
+    def lose_lane(self, lane: int, error: BaseException) -> None:
+        """Note that all that is in a lane, or was taken from it, is lost; what is in it shall not be done later."""
+        self.take_back(lane)
+        for serial in [serial for serial, entry in self.outstanding.items() if entry.job.lane == lane]:
             self.lose(serial, error)
 
     # --- back ---------------------------------------------------------------------------------------------------------
 
-    def take_back(self) -> list[int]:
-        """Take all tasks that no worker has taken out of the channel; returns their serials in order."""
+    def take_back(self, lane: int) -> list[int]:
+        """Take all tasks of a lane that no worker has taken out of its channel; returns their serials in order."""
         serials: list[int] = []
         while True:
             try:
-                message = self._workforce.tasks_out.receive(block=False)
+                message = self._workforce.lanes[lane].tasks_out.receive(block=False, taken=serials.append)
             except BlockingIOError:
                 break
             if message is None:
                 break
-            serials.append(Task.unpack(message.payload).serial)
-        serials += [serial for serial, _ in self._unsent]
-        self._unsent.clear()
+        serials += [serial for serial, _ in self._unsent[lane]]
+        self._unsent[lane].clear()
         return [serial for serial in serials if serial in self.outstanding]
 
     def send_again(self, serials: list[int]) -> None:
-        """Queue these tasks anew, in this order; a result that still comes for the old ones is not taken."""
+        """Queue these tasks anew, the urgent ones first; a result that still comes for the old ones is not taken."""
+        ordered: list[tuple[int, int]] = []
         for serial in serials:
-            self._queue(*self.outstanding.pop(serial))
+            bisect.insort(ordered, (self.outstanding[serial].job.priority, serial))
+        for _, serial in ordered:
+            entry = self.outstanding.pop(serial)
+            self._queue(entry.job, entry.number, dumps(entry.job.items_of(entry.run)))
         self.send()
+
+    def redo(self, serial: int, position: int, tries: int, error: BaseException) -> None:
+        """Have a lost run done again, in three parts: the item at ``position``, of which a worker may have died, is alone.
+
+        If it is the ``tries``-th worker, the item is given up with this error.
+        """
+        entry = self.outstanding.pop(serial)
+        job, run = entry.job, entry.job.runs.pop(entry.number)
+        culprit = run.first + min(position, run.size - 1)
+        job.tries[culprit] = job.tries.get(culprit, 0) + 1
+        bounds = [run.first, culprit, culprit + 1, run.first + run.size]
+        numbers = itertools.count(max([entry.number, *job.runs]) + 1)
+        again = {next(numbers): Run(first, end - first) for first, end in itertools.pairwise(bounds) if first < end}
+        job.runs.update(again)  # all of them, before one of them is done with
+        for number, part in again.items():
+            if job.cancelled:
+                self.fill(Outstanding(job, number), Part(None))
+            elif part.first == culprit and job.tries[culprit] >= tries:
+                self.fill(Outstanding(job, number), Part(None, error=error))
+            else:
+                self._queue(job, number, dumps(job.items_of(part)))
 
     def withdraw(self, job: Job) -> None:
         """Take a cancelled job's tasks back; only what a worker has in hand remains."""
         others = []
-        for serial in self.take_back():
-            owner, number = self.outstanding[serial]
-            if owner is job:
+        for serial in self.take_back(job.lane):
+            entry = self.outstanding[serial]
+            if entry.job is job:
                 del self.outstanding[serial]
-                self.fill(job, number, Part(None, None))
+                self.fill(entry, Part(None))
             else:
                 others.append(serial)
         self.send_again(others)
+
+    def held_by(self, serial: int) -> list[object]:
+        """The items of an outstanding task."""
+        entry = self.outstanding.get(serial)
+        return [] if entry is None else entry.job.items_of(entry.run)

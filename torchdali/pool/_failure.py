@@ -12,6 +12,8 @@ import pickle
 import traceback
 from typing import Any, NamedTuple
 
+import cloudpickle
+
 from torchdali.errors import WorkerError, WorkerTraceback
 
 __all__ = ["Failure", "known_exceptions", "pack", "unpack"]
@@ -65,7 +67,12 @@ def _reference(cls: type[BaseException], known: list[type[BaseException]]) -> by
             return data
     except Exception:
         pass
-    return known.index(cls) if cls in known else None
+    if cls in known:
+        return known.index(cls)
+    try:  # by value; a class that came to this process by value is the parent's own when it comes back there
+        return bytes(cloudpickle.dumps(cls))
+    except Exception:
+        return None
 
 
 def pack(exception: BaseException, known: list[type[BaseException]], where: str) -> Failure:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torchdali.pool._arena import Bytes, Slot
+from torchdali.pool._codec import ALIGNMENT
+from torchdali.pool._structure import Structure
 
-__all__ = ["Job", "Part", "Raised", "Run"]
+__all__ = ["Job", "Part", "Raised", "Run", "Stacked"]
 
 
 class Run(NamedTuple):
@@ -23,12 +25,24 @@ class Raised(NamedTuple):
     exception: BaseException
 
 
-class Part(NamedTuple):
-    """What a run became: a description with the memory its pieces lie in, or the exception that took its place."""
+class Stacked(NamedTuple):
+    """All results of a job in one: of the structure of a single one, with a first dimension for the items."""
 
-    description: bytes | None
-    memory: Bytes | None
+    value: Any
+    """Tensors and arrays have shape (items, ...); Python's numbers have become a tensor of shape (items,)."""
+    size: int
+    """Number of items."""
+
+
+class Part(NamedTuple):
+    """What a run became: descriptions with the memory their pieces lie in, or the exception that took its place."""
+
+    descriptions: bytes | None
+    memory: Bytes | None = None
     """None: in the job's slot, at the run's place."""
+    described: list[int] | None = None
+    """Positions in the run of what is described; None: all. The others are in the job's blocks."""
+    structure: bytes | None = None
     error: BaseException | None = None
 
 
@@ -38,14 +52,21 @@ class Job:
 
     function: int
     items: list[Any]
-    runs: list[Run]
-    pickled: list[bytes]
-    """The items of each run."""
+    lane: int
+    priority: int
+    stack: bool
     slot: Slot | None
     item_capacity: int
+    structure: Structure | None = None
+    """What the results are expected to have, where blocks are made for them."""
+    packed_structure: bytes | None = None
+    runs: dict[int, Run] = field(default_factory=dict)
+    """By number; a run that is lost can become several others."""
     parts: dict[int, Part] = field(default_factory=dict)
+    tries: dict[int, int] = field(default_factory=dict)
+    """How many workers have died of an item, by its position."""
     cancelled: bool = False
-    results: list[Any] | None = None
+    results: Any = None
 
     @property
     def complete(self) -> bool:
@@ -55,10 +76,22 @@ class Job:
     def release(self) -> None:
         """Give back the slot of a job whose results nobody wants."""
         self.parts.clear()
+        self.runs.clear()
         if self.slot is not None:
             self.slot.release()
             self.slot = None
 
-    def place(self, run: int) -> tuple[int, int]:
-        """(offset in the slot, capacity) of a run."""
-        return self.runs[run].first * self.item_capacity, self.runs[run].size * self.item_capacity
+    def place(self, run: Run) -> tuple[int, int]:
+        """(offset in the slot, capacity) of what a run's results need if they are described."""
+        if self.structure is not None:
+            return 0, 0
+        return run.first * self.item_capacity, run.size * self.item_capacity
+
+    def offsets(self) -> list[int]:
+        """Where the blocks of the job's structure begin in its slot."""
+        assert self.structure is not None
+        return self.structure.offsets(len(self.items), ALIGNMENT)[0]
+
+    def items_of(self, run: Run) -> list[Any]:
+        """The items of a run."""
+        return self.items[run.first : run.first + run.size]

@@ -5,65 +5,77 @@ empties whenever it waits. The parent waits in one place (:meth:`WorkerPool._wai
 never longer than :data:`CHECK_SECONDS` without looking whether the workers live. The pool has no thread: it advances
 when somebody calls it, and workers have enough queued to stay busy in between.
 
-Scheduling. All tasks are in one channel and whoever is free takes the next, so a slow item holds up nobody else. A run is
-as many items as take about 2 ms, so that the cost of a message does not matter and waiting does not either.
+Scheduling. The tasks for all workers are in one channel and whoever is free takes the next, so a slow item holds up nobody
+else. A run is as many items as take about 2 ms, so that the cost of a message does not matter and waiting does not either.
 
-Memory. Each job has a slot of the arena with an equal share for each item, a generous estimate from what came before
-(untouched memory costs nothing). A run that does not fit, or a job for which no slot is free because the user keeps what
-was delivered, comes through a memory file instead and is copied: slower, never stuck.
+Memory. Each job has a slot of the arena. Where its results are expected to be of one structure, the slot holds a block for
+each leaf; otherwise each item has an equal share, a generous estimate from what came before (untouched memory costs
+nothing). What does not fit, or a job for which no slot is free because the user keeps what was delivered, comes through a
+memory file instead and is copied: slower, never stuck.
 
-Death. What a dead worker had in hand is known from its claim; what it took without claiming is what is neither queued nor
-claimed by a living worker. The former fails with :class:`~torchdali.errors.WorkerDiedError`, the latter is sent again.
+Deaths are for ``_recovery``.
 """
 
 from __future__ import annotations
 
-import functools
+import secrets
 import select
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from torchdali.errors import WorkerDiedError
-from torchdali.pool._arena import Arena, Bytes, default_memory_limit
-from torchdali.pool._codec import decode_all
+from torchdali.pool._arena import Arena, MemoryHook
 from torchdali.pool._dispatch import Dispatch
-from torchdali.pool._failure import Failure, known_exceptions, unpack
 from torchdali.pool._interrupt import deferred_interrupt
-from torchdali.pool._job import Job, Raised
+from torchdali.pool._job import Job
+from torchdali.pool._memory import Memory, default_memory_limit
+from torchdali.pool._options import DEFAULT_BYTES_PER_ITEM, OnWorkerDeath, Options, choose_method
+from torchdali.pool._recovery import CHECK_SECONDS, Recovery
+from torchdali.pool._results import unpack
+from torchdali.pool._sizing import Sizing
 from torchdali.pool._statistics import PoolStatistics
-from torchdali.pool._worker import Bench, describe_item, work
-from torchdali.pool._workforce import Workforce, describe_exit, forget
+from torchdali.pool._worker import Setup, describe_item
+from torchdali.pool._workforce import StartMethod, Workforce
 
 __all__ = ["WorkerPool"]
-
-CHECK_SECONDS = 0.5
-"""How long the parent waits at most before it looks by itself whether its workers live."""
 
 ROOM_SECONDS = 0.01
 """How long the parent waits at most before it tries again to send what the channel had no room for."""
 
-CLAIM_SECONDS = 0.05
-"""After a death: how long a living worker may need between taking a task and claiming it (two lines of code)."""
+SILENT_SECONDS = 60.0
+"""After so long a wait for one job it is said what is being waited for."""
 
 
 class WorkerPool:
-    """Forked processes that call functions and hand the results over in shared memory.
+    """Processes that call functions and hand the results over in shared memory.
 
     Args:
-        functions: what the workers can call, each with one argument. They and all they refer to are inherited by fork:
-            nothing needs to be picklable.
+        functions: what the workers can call, each with one argument. Forked workers inherit them and all they refer to:
+            nothing needs to be picklable. In other processes they arrive pickled by value (cloudpickle).
         num_workers: number of processes, at least 1.
         name: for process names and messages.
-        memory_limit: bytes of shared memory at most; half of the machine's memory by default. Memory is taken as it is
+        memory_limit: bytes of shared memory at most; :func:`default_memory_limit` by default. Memory is taken as it is
             used. Beyond the limit results are copied.
         bytes_per_item: expected size of one result; it adapts.
-        before_fork: called before workers are forked; it may raise to forbid it.
+        before_fork: called before this process is forked; it may raise to forbid it. A pool with this hook also starts the
+            zygote, a small process from which workers are forked when this process may not be any more.
+        start_method: ``"fork"``: from this process, or from the zygote where ``before_fork`` forbids it; ``"zygote"``:
+            always from there; ``"spawn"``, ``"forkserver"``: as multiprocessing has them; or one of its contexts.
+        dedicated: the first so many workers do only what is submitted for them by index; the others share all else.
+        on_worker_death: ``"raise"``: what a dead worker had in hand is lost, and its place in the results holds a
+            :class:`~torchdali.errors.WorkerDiedError`. ``"restart"``: another worker is started and does it again; each item
+            comes back once, and a warning tells of it.
+        tries: how many workers an item may cost with ``"restart"`` before it is given up, and its place holds the error.
+        stopped_seconds: a worker that is stopped (SIGSTOP) for longer than this is killed, and then counts as dead.
+        seed: of the workers' generators (``random``, NumPy, torch), each of which gets another stream from it; None: a
+            random one.
+        initialize: called in each worker with its index before its first task. If it raises, all calls there raise that.
+        memory_hook: told of memory that is used and asked when it may be used again; see :class:`MemoryHook`.
 
     A pool may be used from several threads, one at a time. Results are NumPy arrays and torch tensors that are views of
     shared memory; it is used again only when all views of a job's results are gone.
@@ -76,64 +88,103 @@ class WorkerPool:
         *,
         name: str = "pool",
         memory_limit: int | None = None,
-        bytes_per_item: int = 128 * 1024,
+        bytes_per_item: int = DEFAULT_BYTES_PER_ITEM,
         before_fork: Callable[[], None] | None = None,
+        start_method: StartMethod | Any = "fork",
+        dedicated: int = 0,
+        on_worker_death: OnWorkerDeath = "raise",
+        tries: int = 3,
+        stopped_seconds: float = 10.0,
+        seed: int | None = None,
+        initialize: Callable[[int], None] | None = None,
+        memory_hook: MemoryHook | None = None,
     ) -> None:
-        if num_workers < 1:
-            raise ValueError(f"num_workers is {num_workers}; a pool needs at least 1 worker")
-        if bytes_per_item < 1:
-            raise ValueError(f"bytes_per_item is {bytes_per_item}; it must be at least 1")
+        self._options = Options(
+            num_workers=num_workers,
+            bytes_per_item=bytes_per_item,
+            start_method=start_method,
+            dedicated=dedicated,
+            on_worker_death=on_worker_death,
+            tries=tries,
+            stopped_seconds=stopped_seconds,
+        )
+        self._options.check()
         self.name = name
         self.num_workers = num_workers
-        self._functions = list(functions)
+        seed = secrets.randbits(63) if seed is None else seed
+        self._setup = Setup(name, list(functions), num_workers, seed, initialize)
         self._memory_limit = default_memory_limit() if memory_limit is None else memory_limit
-        self._bytes_per_item = bytes_per_item
+        self._memory_hook = memory_hook
         self._before_fork = before_fork
         self._lock = threading.RLock()
         self._statistics = PoolStatistics()
-        self._last_death: WorkerDiedError | None = None
         self._workforce: Workforce | None = None
         self._arena: Arena | None = None
         self._dispatch: Dispatch | None = None
-        self._known: list[type[BaseException]] = []
+        self._recovery: Recovery | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._closed = False
+        self._told_of_limit = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Fork the workers; called again, fork those that have died. Does nothing when all of them live."""
+        """Start the workers; called again, replace those that have died. Does nothing when all of them live.
+
+        Raises:
+            TypeError: the functions cannot be pickled, and the workers cannot inherit them.
+            Exception: what ``before_fork`` raised, if there is no other way to start workers.
+        """
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self.name} is closed; make a new one")
             if self._workforce is not None:
-                workforce, dispatch = self._require_open()
+                workforce, _, recovery = self._require_open()
                 with deferred_interrupt():
-                    self._bury(workforce, dispatch)
-                if len(workforce.processes) == self.num_workers:
+                    recovery.bury(replace=False)
+                if not workforce.missing:
                     return
-            if self._before_fork is not None:
-                self._before_fork()
-            if self._workforce is None:
-                with deferred_interrupt():
-                    self._arena = Arena(self._memory_limit)
-                    self._known = known_exceptions()
-                    self._workforce = Workforce(self.num_workers, self.name)
-                    self._dispatch = Dispatch(self._workforce, self._arena, self._bytes_per_item, self._statistics)
-                    self._finalizer = weakref.finalize(self, self._workforce.close)
-            workforce, arena = self._workforce, self._arena
-            assert arena is not None
-            bench = Bench(
-                self.name,
-                self._functions,
-                arena,
-                workforce.tasks_out,
-                workforce.results_in,
-                workforce.claims,
-                self._known,
-            )
-            workforce.start(functools.partial(work, bench))
-            self._last_death = None
+            self._start_missing()
+            assert self._recovery is not None
+            self._recovery.begin()
+
+    def _start_missing(self) -> None:
+        method, obstacle = choose_method(self._options.start_method, self._before_fork)
+        if self._workforce is None:
+            with deferred_interrupt():
+                self._prepare()
+        assert self._workforce is not None
+        try:
+            self._workforce.start(method, self._setup)
+        except TypeError as error:
+            if obstacle is None:
+                raise
+            raise RuntimeError(f"{obstacle}. Another process could fork the workers, but {error}") from error
+
+    def _prepare(self) -> None:
+        memory = Memory(self._memory_limit)
+        self._workforce = workforce = Workforce(self.name, self.num_workers, memory, self._options.dedicated)
+        self._arena = Arena(memory, start=workforce.claims.nbytes, hook=self._memory_hook)
+        sizing = Sizing(len(self._setup.functions), self._options.bytes_per_item)
+        self._dispatch = Dispatch(workforce, self._arena, sizing, self._statistics)
+        itself = weakref.ref(self)
+
+        def start_missing() -> None:
+            pool = itself()
+            if pool is not None:
+                pool._start_missing()
+
+        self._recovery = Recovery(
+            workforce,
+            self._dispatch,
+            self._statistics,
+            name=self.name,
+            policy=self._options.on_worker_death,
+            tries=self._options.tries,
+            stopped_seconds=self._options.stopped_seconds,
+            start=start_missing,
+        )
+        self._finalizer = weakref.finalize(self, workforce.close)
 
     def close(self) -> None:
         """End the workers and wait until they are gone. What was delivered stays valid."""
@@ -142,6 +193,7 @@ class WorkerPool:
             if self._workforce is not None:
                 self._workforce.close()
             self._dispatch = None
+            self._recovery = None
 
     def __enter__(self) -> WorkerPool:
         self.start()
@@ -160,64 +212,108 @@ class WorkerPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the living workers."""
-        if self._workforce is None:
-            return []
-        return [process.pid for process in self._workforce.processes.values() if process.pid is not None]
+        return [] if self._workforce is None else [child.pid for child in self._workforce.workers.values()]
 
     def statistics(self) -> PoolStatistics:
         """A copy of the counters."""
         with self._lock:
             copy = PoolStatistics(**vars(self._statistics))
             copy.items_by_worker = dict(copy.items_by_worker)
+            if self._arena is not None:
+                copy.slots = self._arena.slots
+                copy.bytes_in_use = self._arena.in_use
+                copy.peak_bytes = self._arena.peak
+                copy.committed_bytes = self._arena.committed
+                copy.growth = self._arena.growth
             return copy
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, function: int, items: Sequence[Any]) -> Job:
+    def submit(
+        self,
+        function: int,
+        items: Sequence[Any],
+        *,
+        worker: int | None = None,
+        priority: int = 0,
+        stack: bool = False,
+    ) -> Job:
         """Have function number ``function`` called for each of ``items``; returns at once.
+
+        Args:
+            function: index into the pool's functions.
+            items: the arguments, one a call.
+            worker: a dedicated worker that is to do it; None: those that are not dedicated, and where all are, the first.
+            priority: the lower, the sooner; jobs of one priority are begun in the order in which they are submitted.
+            stack: have results of one structure laid together, so that :meth:`collect` can give a :class:`Stacked`. What
+                structure a function's results have is learnt from its first such jobs.
 
         Raises:
             WorkerDiedError: no worker is left.
         """
         with self._lock:
-            dispatch = self._require_workers()
-            if not 0 <= function < len(self._functions):
+            _, dispatch, _ = self._require_open()
+            if not 0 <= function < len(self._setup.functions):
                 raise IndexError(
-                    f"{self.name} has {len(self._functions)} functions, counted from 0; there is no {function}"
+                    f"{self.name} has {len(self._setup.functions)} functions, counted from 0; there is no {function}"
                 )
+            lane = self._lane(worker)
+            self._require_workers(lane)
             job: Job | None = None
             try:
                 with deferred_interrupt():
-                    job = dispatch.add(function, list(items))
+                    job = dispatch.add(function, list(items), lane, priority, stack=stack)
+                    self._tell_of_limit()
             except BaseException:  # Ctrl-C: nobody will ask for this job
                 if job is not None:
                     self.cancel(job)
                 raise
             return job
 
-    def collect(self, job: Job) -> list[Any]:
-        """Wait for a job and return one result for each item, in order.
+    def _lane(self, worker: int | None) -> int:
+        dedicated = self._options.dedicated
+        if worker is None:
+            return 1 if dedicated == self.num_workers else 0
+        if not 0 <= worker < dedicated:
+            raise ValueError(f"worker is {worker}; {self.name} has {dedicated} dedicated workers, counted from 0")
+        return worker + 1
+
+    def collect(self, job: Job, *, timeout: float | None = None) -> Any:
+        """Wait for a job and return its results in order: a list with one for each item, or a :class:`Stacked`.
 
         A failed call's place holds a :class:`Raised` with the exception, ready to be raised: of its own type, with the
         worker's traceback as ``__cause__`` and the item in a note.
 
-        Interrupted by Ctrl-C, nothing is lost: call it again. A job that was collected gives the same list again.
+        Interrupted by Ctrl-C, or timed out, nothing is lost: call it again. A job that was collected gives the same again.
+
+        Args:
+            job: of this pool.
+            timeout: seconds to wait at most; None: as long as it takes.
 
         Raises:
             RuntimeError: the job was cancelled, or the pool is closed.
+            TimeoutError: it was not done in time.
         """
         with self._lock:
             if job.cancelled:
                 raise RuntimeError("this job was cancelled")
             start = time.perf_counter()
+            told = False
             try:
                 while job.results is None and not job.complete:
-                    self._wait()
+                    waited = time.perf_counter() - start
+                    if timeout is not None and waited >= timeout:
+                        raise TimeoutError(f"waited for {waited:.1f} s; {self._whom(job)}")
+                    if waited > SILENT_SECONDS and not told:
+                        told = True
+                        warnings.warn(f"{self.name} has waited for {waited:.0f} s; {self._whom(job)}", stacklevel=2)
+                    self._wait(CHECK_SECONDS if timeout is None else timeout - waited)
             finally:
                 self._statistics.wait_seconds += time.perf_counter() - start
             with deferred_interrupt():
                 if job.results is None:
-                    job.results = self._unpack(job)
+                    known = [] if self._workforce is None else self._workforce.known_exceptions
+                    job.results = unpack(job, known, self.name)
             return job.results
 
     def cancel(self, job: Job) -> None:
@@ -234,126 +330,70 @@ class WorkerPool:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _require_open(self) -> tuple[Workforce, Dispatch]:
+    def _require_open(self) -> tuple[Workforce, Dispatch, Recovery]:
         if self._closed:
             raise RuntimeError(f"{self.name} is closed")
-        if self._workforce is None or self._dispatch is None:
+        if self._workforce is None or self._dispatch is None or self._recovery is None:
             raise RuntimeError(f"{self.name} is not started; call start() first")
         if self._workforce.closed:
             raise RuntimeError(
                 f"{self.name} is closed here: it belongs to the process that this one was forked from; make a new one"
             )
-        return self._workforce, self._dispatch
+        return self._workforce, self._dispatch, self._recovery
 
-    def _require_workers(self) -> Dispatch:
-        workforce, dispatch = self._require_open()
-        if not workforce.processes and self._last_death is not None:
-            death = self._last_death
+    def _require_workers(self, lane: int) -> None:
+        workforce, _, recovery = self._require_open()
+        if recovery.last_death is not None and not workforce.serving(lane):
+            death = recovery.last_death
             raise WorkerDiedError(
-                f"no worker is left; the last one died: {death}. Call start() to fork new ones",
+                f"no worker is left; the last one died: {death}. Call start() to start new ones",
                 worker=death.worker,
                 pid=death.pid,
                 exitcode=death.exitcode,
             )
-        return dispatch
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         """Wait for something to happen, and deal with it. The only place where the parent waits."""
-        workforce, dispatch = self._require_open()
+        workforce, dispatch, recovery = self._require_open()
         results = workforce.results_out.fileno()
         poll = select.poll()
         poll.register(results, select.POLLIN)
-        for process in workforce.processes.values():
-            poll.register(process.sentinel, select.POLLIN)
+        for child in workforce.workers.values():
+            poll.register(child.sentinel, select.POLLIN)
         # Room for more tasks comes as workers take some, and then results come.
-        seconds = ROOM_SECONDS if dispatch.waits_for_room else CHECK_SECONDS
-        ready = {fd for fd, _ in poll.poll(seconds * 1000)}
+        seconds = min(seconds, ROOM_SECONDS if dispatch.waits_for_room else CHECK_SECONDS)
+        ready = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
         with deferred_interrupt():
             dispatch.send()
             dispatch.receive()
+            recovery.check_stopped()
             if not ready or ready - {results}:
-                self._bury(workforce, dispatch)
+                recovery.bury()
 
-    def _unpack(self, job: Job) -> list[Any]:
-        root: Bytes | None = None
-        if job.slot is not None:
-            root = job.slot.lease()
-            job.slot = None
-        outcomes: list[Any] = []
-        for index, run in enumerate(job.runs):
-            part = job.parts.pop(index)
-            if part.error is not None:
-                outcomes.extend([Raised(part.error)] * run.size)
-                continue
-            offset, capacity = job.place(index)
-            if part.memory is not None:
-                memory = part.memory
-            elif root is not None:
-                memory = root[offset : offset + capacity]
-            else:
-                memory = np.empty(0, np.uint8)
-            assert part.description is not None
-            items = job.items[run.first : run.first + run.size]
-            values = decode_all(part.description, memory, lambda position, error: Raised(_without_exit(error)))
-            for item, outcome in zip(items, values, strict=True):
-                if isinstance(outcome, Failure):
-                    note = f"raised for {describe_item(item)} in a worker of {self.name}"
-                    outcome = Raised(unpack(outcome, self._known, note))
-                outcomes.append(outcome)
-        return outcomes
-
-    # --- death --------------------------------------------------------------------------------------------------------
-
-    def _bury(self, workforce: Workforce, dispatch: Dispatch) -> None:
-        """Deal with the workers that have died."""
-        dead = list(workforce.take_dead())
-        if not dead:
-            return
-        dispatch.receive()  # what they had sent before
-        for index, process in dead:
+    def _whom(self, job: Job) -> str:
+        """What a job waits for, for people."""
+        workforce, dispatch, _ = self._require_open()
+        in_hand = []
+        for index, child in workforce.workers.items():
             serial, position = workforce.claims.of(index)
-            held: list[Any] = []
-            if serial in dispatch.outstanding:
-                job, number = dispatch.outstanding[serial]
-                run = job.runs[number]
-                held = job.items[run.first : run.first + run.size]
-            error = self._death(index, process.pid, process.exitcode, held, position)
-            self._statistics.deaths += 1
-            self._last_death = error
-            if held:
-                dispatch.lose(serial, error)
-            forget(process)
-        if workforce.processes:
-            self._send_lost_again(workforce, dispatch)
-        elif self._last_death is not None:
-            dispatch.lose_all(self._last_death)
+            entry = dispatch.outstanding.get(serial)
+            if entry is not None and entry.job is job:
+                item = describe_item(entry.job.items[entry.run.first + min(position, entry.run.size - 1)])
+                state = "is stopped at" if child.stopped() else "works on"
+                in_hand.append(f"worker {index} (pid {child.pid}) {state} {item}")
+        missing = len(job.runs) - len(job.parts)
+        return "; ".join(in_hand) or f"{missing} runs of calls are not begun, all workers have others in hand"
 
-    def _death(
-        self, index: int, pid: int | None, exitcode: int | None, held: list[Any], position: int
-    ) -> WorkerDiedError:
-        message = f"worker {index} of {self.name} (pid {pid}) {describe_exit(exitcode)}"
-        if held:
-            message += f" while it worked on {describe_item(held[min(position, len(held) - 1)])}"
-        if len(held) > 1:
-            message += f" ({len(held)} calls are lost, from {describe_item(held[0])} to {describe_item(held[-1])})"
-        return WorkerDiedError(message, worker=index, pid=pid, exitcode=exitcode, items=tuple(held))
-
-    def _send_lost_again(self, workforce: Workforce, dispatch: Dispatch) -> None:
-        """After a death: what was taken from the channel and claimed by nobody alive is for somebody else to do."""
-        queued = dispatch.take_back()
-        deadline = time.monotonic() + CLAIM_SECONDS
-        while True:
-            claimed = {workforce.claims.of(index)[0] for index in workforce.processes}
-            dispatch.receive()
-            lost = [serial for serial in dispatch.outstanding if serial not in claimed and serial not in queued]
-            if not lost or time.monotonic() > deadline:
-                break
-            time.sleep(0.001)
-        dispatch.send_again(sorted([*lost, *queued]))
-
-
-def _without_exit(error: BaseException) -> BaseException:
-    """What is told of an error in loading a result; one that would end the program is put into words."""
-    if isinstance(error, Exception):
-        return error
-    return RuntimeError(f"loading a result raised {type(error).__name__}({error})")
+    def _tell_of_limit(self) -> None:
+        if self._statistics.refused and not self._told_of_limit:
+            self._told_of_limit = True
+            assert self._arena is not None
+            why = (
+                f"of {self._memory_limit} bytes {self._arena.in_use} are held by results that are kept and by work under way; "
+                "memory_limit sets the limit"
+                if self._arena.refused is None
+                else f"the memory hook refused it: {self._arena.refused}"
+            )
+            warnings.warn(
+                f"{self.name} has no shared memory left, results are copied from here on: {why}", stacklevel=4
+            )

@@ -1,23 +1,20 @@
 """What parent and workers tell each other, beside the bytes in shared memory.
 
-Task, parent to whichever worker is free: call function number ``function`` for each of ``items`` and put the results
-into shared memory at ``offset``, where ``capacity`` bytes are set aside.
+Task, parent to a worker: call function number ``function`` for each of ``items`` and put the results into shared memory at
+``offset``, where ``capacity`` bytes are set aside. With a ``structure``, results that have it go to their places in the
+blocks that begin at ``offset``, see ``_structure``; the others are described.
 
-Result, worker to parent: the run of task ``serial`` is done. Its outcomes (values, or a failure in place of one) are one
-description and its pieces, see ``_codec``. The pieces are at the task's offset, or in a memory file that is sent along
-where they did not fit; a long description lies behind them, where ``description`` says how long it is.
-
-Claims, one row a worker in a small shared mapping: which task it has in hand and at which of its items it is. They are
-plain stores, so they cost nothing, and they outlive the worker: that is how the parent knows what died with it.
+Result, worker to parent: the run of task ``serial`` is done. What is described has a pickle without its large pieces, and
+where those lie: from the task's offset, or in a memory file that is sent along where they did not fit. A long list of
+descriptions lies behind the pieces, where ``descriptions`` says how long it is.
 """
 
 from __future__ import annotations
 
-import mmap
 import pickle
 from typing import NamedTuple
 
-__all__ = ["Claims", "Result", "Task"]
+__all__ = ["Result", "Task"]
 
 
 class Task(NamedTuple):
@@ -26,11 +23,19 @@ class Task(NamedTuple):
     serial: int
     function: int
     offset: int
+    """Of the bytes set aside for the run; with a structure, of those for the whole job."""
     capacity: int
     size: int
     """Number of items."""
     items: bytes
     """A pickled list: loaded only once the task is claimed, since that runs the user's code."""
+    stack: bool = False
+    """Tell what structure the results have, if they have one."""
+    structure: bytes | None = None
+    """A pickled :class:`~torchdali.pool._structure.Structure` that results are expected to have."""
+    first: int = 0
+    """Position of the first item in the job, and the number of items in it: they tell the places in the blocks."""
+    total: int = 0
 
     def pack(self) -> bytes:
         """As a payload."""
@@ -49,10 +54,16 @@ class Result(NamedTuple):
     worker: int
     seconds: float
     """Spent in the user's function."""
+    idle: float
+    """Seconds that the worker waited for this task."""
     size: int
-    """Bytes written, alignment included."""
-    description: bytes | tuple[int, int]
-    """Itself, or (offset, length) of where it lies."""
+    """Bytes written for what is described, alignment included."""
+    descriptions: bytes | tuple[int, int]
+    """A pickled list of (description, spans of its pieces), or (offset, length) of where that lies."""
+    described: list[int] | None = None
+    """Positions in the run of what is described; None: all."""
+    structure: bytes | None = None
+    """The results' common structure, if it was asked for and there is one."""
 
     def pack(self) -> bytes:
         """As a payload."""
@@ -62,28 +73,3 @@ class Result(NamedTuple):
     def unpack(cls, payload: bytes) -> Result:
         """From a payload."""
         return cls(*pickle.loads(payload))
-
-
-class Claims:
-    """A table in shared memory of (task serial, item) for each worker; serial 0 is none."""
-
-    def __init__(self, workers: int) -> None:
-        self._map = mmap.mmap(-1, max(1, workers) * 16, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-        self._table = memoryview(self._map).cast("q")
-
-    def take(self, worker: int, serial: int) -> None:
-        """Worker: note that this task is in hand."""
-        self._table[2 * worker + 1] = 0
-        self._table[2 * worker] = serial
-
-    def advance(self, worker: int, item: int) -> None:
-        """Worker: note which item of the task is being worked on."""
-        self._table[2 * worker + 1] = item
-
-    def drop(self, worker: int) -> None:
-        """Note that the task is delivered."""
-        self._table[2 * worker] = 0
-
-    def of(self, worker: int) -> tuple[int, int]:
-        """(serial, item) of a worker."""
-        return self._table[2 * worker], self._table[2 * worker + 1]

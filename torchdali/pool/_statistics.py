@@ -17,13 +17,29 @@ class PoolStatistics:
     """Messages that they came back in."""
     busy_seconds: float = 0.0
     """Time that workers spent in the user's functions, summed over the workers."""
+    idle_seconds: float = 0.0
+    """Time that workers waited for something to do, summed over the workers."""
     wait_seconds: float = 0.0
     """Time that the parent waited in ``collect`` for results that were not there yet."""
     shared_bytes: int = 0
     """Bytes that arrived in shared memory."""
     copied_bytes: int = 0
     """Bytes that arrived by a memory file, which costs a copy: no slot was free or it was too small."""
+    refused: int = 0
+    """Jobs for which no slot was free."""
+    slots: int = 0
+    """Slots in use now: of jobs under way, and of results that somebody holds."""
+    bytes_in_use: int = 0
+    """Bytes of shared memory in those slots."""
+    peak_bytes: int = 0
+    """The most that there were at a time."""
+    committed_bytes: int = 0
+    """Bytes of the segments that the shared memory consists of now."""
+    growth: int = 0
+    """How often a segment was added."""
     deaths: int = 0
     """Workers that died."""
+    restarts: int = 0
+    """Workers that were started in the place of dead ones, without being asked for by ``start``."""
     items_by_worker: dict[int, int] = field(default_factory=dict)
     """Calls that came back by index of the worker."""

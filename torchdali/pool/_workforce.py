@@ -7,67 +7,61 @@ when the pool is collected or the interpreter exits.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
-import multiprocessing.process
 import os
-import signal
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from torchdali.pool._channel import channel
+from torchdali.pool._channel import Receiver, Sender, channel
+from torchdali.pool._child import Child, OwnChild, end_all, own_children
+from torchdali.pool._claims import Claims
+from torchdali.pool._failure import known_exceptions
 from torchdali.pool._interrupt import deferred_interrupt
-from torchdali.pool._protocol import Claims
-from torchdali.pool._worker import prepare_death_with_parent
+from torchdali.pool._memory import Memory
+from torchdali.pool._start import descriptors, forked, may_tie, pack_setup, spawned
+from torchdali.pool._worker import Bench, Setup
+from torchdali.pool._zygote import start_zygote
 
-__all__ = ["Workforce", "describe_exit", "forget"]
+__all__ = ["Lane", "StartMethod", "Workforce"]
 
-STOP_SECONDS = 0.4
-"""How long workers are waited for after each of: the end of their channel, SIGTERM, SIGKILL."""
-
-
-def describe_exit(exitcode: int | None) -> str:
-    """How a process ended, for people."""
-    if exitcode is None:
-        return "ended, how is not known (SIGCHLD is ignored, or somebody else waited for it)"
-    if exitcode >= 0:
-        return f"ended with exit code {exitcode}"
-    try:
-        name = signal.Signals(-exitcode).name
-    except ValueError:
-        name = f"signal {-exitcode}"
-    hint = " (by hand, or by the kernel because memory ran out)" if -exitcode == signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"
+StartMethod = Literal["fork", "zygote", "spawn", "forkserver"]
 
 
-def _run(body: Callable[[int], None], index: int, tie: Callable[[int], None], parent: int) -> None:
-    tie(parent)
-    body(index)
+class Lane(NamedTuple):
+    """A channel of tasks."""
+
+    tasks_in: Sender
+    tasks_out: Receiver
 
 
 class Workforce:
-    """Up to ``size`` forked processes that share one channel of tasks and one of results.
+    """Up to ``size`` processes that take tasks from lanes and share one channel of results.
 
     Args:
-        size: number of workers.
         name: of the pool, for process names.
+        size: the number of processes.
+        memory: shared with them.
+        dedicated: the first so many workers have a lane each, numbers 1, 2, ...; the others share lane 0.
     """
 
-    def __init__(self, size: int, name: str) -> None:
-        self.size = size
+    def __init__(self, name: str, size: int, memory: Memory, dedicated: int = 0) -> None:
         self.name = name
+        self.size = size
+        self.dedicated = dedicated
+        self.memory = memory
         with _fork_lock:  # a worker that another thread forks now would inherit these ends without knowing of them
-            self.tasks_in, self.tasks_out = channel()
+            self.lanes = [Lane(*channel()) for _ in range(1 + dedicated)]
             self.results_in, self.results_out = channel()
             _all.add(self)
-        self.claims = Claims(size)
-        self.processes: dict[int, BaseProcess] = {}
+        self.claims = Claims(memory, self.size)
+        self.workers: dict[int, Child] = {}
         """The living workers by index."""
+        self.known_exceptions = known_exceptions()
+        self._generations = dict.fromkeys(range(self.size), 0)
         self._owner = os.getpid()
         self._closed = False
 
@@ -76,33 +70,117 @@ class Workforce:
         """True once the workers were told to end, and in processes that are not their parent."""
         return self._closed
 
-    def start(self, body: Callable[[int], None]) -> None:
-        """Fork the workers that are missing; each runs ``body(index)``."""
-        context: Any = multiprocessing.get_context("fork")
-        tie = prepare_death_with_parent()
-        with _starting(self), warnings.catch_warnings():
-            # Python 3.12 warns of any fork beside threads. The child here runs no code that could need their locks:
-            # torch is set to one thread, and the channels are the kernel's.
-            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
-            for index in range(self.size):
-                if index not in self.processes:
-                    process = context.Process(
-                        target=_run,
-                        args=(body, index, tie, self._owner),
-                        name=f"torchdali-{self.name}-{index}",
-                        daemon=True,
-                    )
-                    self.claims.drop(index)
-                    with deferred_interrupt():  # a worker that nobody knows of would be left behind
-                        process.start()
-                        self.processes[index] = process
+    @property
+    def missing(self) -> list[int]:
+        """Indices of the workers that are not there."""
+        return [index for index in range(self.size) if index not in self.workers]
 
-    def take_dead(self) -> Iterator[tuple[int, BaseProcess]]:
+    def lane_of(self, worker: int) -> int:
+        """Number of the lane that a worker takes tasks from."""
+        return worker + 1 if worker < self.dedicated else 0
+
+    def serving(self, lane: int) -> list[int]:
+        """Indices of the living workers that take tasks from a lane."""
+        return [index for index in self.workers if self.lane_of(index) == lane]
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    def start(self, method: StartMethod | Any, setup: Setup) -> None:
+        """Start the workers that are missing.
+
+        Args:
+            method: a name, or one of multiprocessing's contexts.
+            setup: what they do; it is not kept, as it may refer to whoever owns this.
+
+        Raises:
+            TypeError: they have to be told what to do by pickle, and it cannot be pickled.
+            RuntimeError: the zygote is gone.
+        """
+        with contextlib.ExitStack() as stack:
+            if method == "zygote":
+                start = self._from_zygote(stack, setup)
+            elif method == "fork" or getattr(method, "_name", None) == "fork":
+                start = self._by_fork(stack, setup)
+            else:
+                start = self._by_context(stack, setup, method)
+            for index in self.missing:
+                self.claims.drop(index)
+                with deferred_interrupt():  # a worker that nobody knows of would be left behind
+                    self.workers[index] = start(index)
+                    self._generations[index] += 1
+
+    def _name(self, index: int) -> str:
+        return f"torchdali-{self.name}-{index}"
+
+    def _by_fork(self, stack: contextlib.ExitStack, setup: Setup) -> Callable[[int], Child]:
+        context: Any = multiprocessing.get_context("fork")
+        parent = self._owner if may_tie() else None
+        stack.enter_context(_starting(self))
+        stack.enter_context(_frozen())
+        stack.enter_context(warnings.catch_warnings())
+        # Python 3.12 warns of any fork beside threads. The child here runs no code that could need their locks: torch is set
+        # to one thread, and the channels are the kernel's.
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+
+        def start(index: int) -> Child:
+            tasks = self.lanes[self.lane_of(index)].tasks_out
+            bench = Bench(setup, self.memory, self.claims, tasks, self.results_in, self.known_exceptions)
+            process = context.Process(
+                target=forked,
+                args=(bench, index, self._generations[index], parent),
+                name=self._name(index),
+                daemon=True,
+            )
+            process.start()
+            return OwnChild(process)
+
+        return start
+
+    def _fds(self, stack: contextlib.ExitStack, setup: Setup) -> Callable[[int], tuple[int, int, int, int]]:
+        packed = pack_setup(setup, self.memory)
+        stack.callback(os.close, packed)
+
+        def fds(index: int) -> tuple[int, int, int, int]:
+            tasks = self.lanes[self.lane_of(index)].tasks_out
+            return packed, self.memory.fd, tasks.fileno(), self.results_in.fileno()
+
+        return fds
+
+    def _from_zygote(self, stack: contextlib.ExitStack, setup: Setup) -> Callable[[int], Child]:
+        zygote = start_zygote()
+        fds = self._fds(stack, setup)
+
+        def start(index: int) -> Child:
+            return zygote.fork(self._name(index), index, self._generations[index], fds(index))
+
+        return start
+
+    def _by_context(self, stack: contextlib.ExitStack, setup: Setup, method: Any) -> Callable[[int], Child]:
+        context: Any = multiprocessing.get_context(method) if isinstance(method, str) else method
+        # The server of "forkserver" is the parent of its children; only those of "spawn" can be tied to this process.
+        parent = self._owner if may_tie() and context.get_start_method() == "spawn" else None
+        fds = self._fds(stack, setup)
+
+        def start(index: int) -> Child:
+            process = context.Process(
+                target=spawned,
+                args=(index, self._generations[index], parent, descriptors(*fds(index))),
+                name=self._name(index),
+                daemon=True,
+            )
+            process.start()
+            return OwnChild(process)
+
+        return start
+
+    # --- end ----------------------------------------------------------------------------------------------------------
+
+    def take_dead(self) -> Iterator[tuple[int, Child]]:
         """Workers that have ended since the last call; they are forgotten here."""
-        for index, process in list(self.processes.items()):
-            if _has_ended(process):
-                del self.processes[index]
-                yield index, process
+        for index, child in list(self.workers.items()):
+            if child.ended:
+                del self.workers[index]
+                yield index, child
 
     def close(self) -> None:
         """End the workers: by the end of their channel, then by SIGTERM, then by SIGKILL. Returns when they are gone."""
@@ -113,70 +191,54 @@ class Workforce:
                     self._end()
 
     def _end(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            while self.tasks_out.receive(block=False) is not None:
-                pass  # what nobody took shall not be worked on
-        self._close_ends()
-        remaining = list(self.processes.values())
-        for end in (None, BaseProcess.terminate, BaseProcess.kill):
-            if end is not None:
-                for process in remaining:
-                    end(process)
-            remaining = _wait_for(remaining)
-            if not remaining:
-                break
-        for process in self.processes.values():
-            forget(process)
-        self.processes.clear()
+        for lane in self.lanes:
+            with contextlib.suppress(BlockingIOError, OSError):
+                while lane.tasks_out.receive(block=False) is not None:
+                    pass  # what nobody took shall not be worked on
+        self._close_ends(parents=True, workers=True)
+        self.memory.close()
+        children = list(self.workers.values())
+        self.workers.clear()
+        end_all(children)
 
-    def _close_ends(self) -> None:
-        for end in (self.tasks_in, self.results_out, self.tasks_out, self.results_in):
-            end.close()
+    def _close_ends(self, *, parents: bool, workers: bool) -> None:
+        for lane in self.lanes:
+            if parents:
+                lane.tasks_in.close()
+            if workers:
+                lane.tasks_out.close()
+        if parents:
+            self.results_out.close()
+        if workers:
+            self.results_in.close()
 
     def leave_to_parent(self) -> None:
         """In a forked process: let go of the parent's ends, so that they close when the parent dies."""
-        self.tasks_in.close()
-        self.results_out.close()
-        if self is not _starting_now.workforce:
-            self.tasks_out.close()
-            self.results_in.close()
-            self._closed = True
-            # At its exit this process would otherwise take them for its own children and send them SIGTERM.
-            for process in self.processes.values():
-                _own_children().discard(process)
-            self.processes.clear()
+        mine = self is _starting_now.workforce
+        self._close_ends(parents=True, workers=not mine)
+        self._closed = True
+        self.memory.close()
+        # At its exit this process would otherwise take them for its own children and send them SIGTERM.
+        for child in self.workers.values():
+            if isinstance(child, OwnChild):
+                own_children().discard(child.process)
+        self.workers.clear()
 
 
-def _own_children() -> set[BaseProcess]:
-    """What multiprocessing holds for the children of this process; it does not forget them in a plain ``os.fork``."""
-    children: set[BaseProcess] = getattr(multiprocessing.process, "_children", set())
-    return children
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """Objects that are there now are kept from garbage collection, which would write to them in each child and copy them.
 
-
-def _wait_for(processes: list[BaseProcess]) -> list[BaseProcess]:
-    deadline = time.monotonic() + STOP_SECONDS
-    remaining = list(processes)
-    while remaining and (left := deadline - time.monotonic()) > 0:
-        wait([process.sentinel for process in remaining], left)
-        remaining = [process for process in remaining if not _has_ended(process)]
-    return remaining
-
-
-def _has_ended(process: BaseProcess) -> bool:
-    """Whether a child is gone. Its pipe tells, also where its exit code cannot be had."""
-    if process.exitcode is not None:
-        return True
-    if not wait([process.sentinel], 0):
-        return False
-    process.join(STOP_SECONDS)  # between its pipe's end and its own there is an instant
-    return True
-
-
-def forget(process: BaseProcess) -> None:
-    """Let go of a child that is gone."""
-    _own_children().discard(process)
-    if process.exitcode is not None:
-        process.close()
+    Whoever froze objects before has arranged this; to thaw here would thaw theirs too.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 _all: weakref.WeakSet[Workforce] = weakref.WeakSet()

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchdali.errors import WorkerDiedError
-from torchdali.pool import PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.pool import DEFAULT_BYTES_PER_ITEM, PoolStatistics, WorkerPool, deferred_interrupt
 from torchdali.source._external import ExternalSource
 from torchdali.source._feed import Delivery, Feed, ParallelFeed, SerialFeed, worker_function
 from torchdali.source._info import BatchInfo
@@ -88,7 +88,7 @@ class Reader:
                 num_workers,
                 name=name,
                 before_fork=before_fork,
-                **({"bytes_per_item": max(hints)} if hints else {}),
+                bytes_per_item=max(hints, default=DEFAULT_BYTES_PER_ITEM),
             )
         self._feeds: list[Feed] = [
             ParallelFeed(source, batch_size, self._pool, parallel.index(source))

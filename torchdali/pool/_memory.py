@@ -1,0 +1,90 @@
+"""The bytes that a pool's processes share: one sparse file in memory, mapped by all of them.
+
+Its size is a bound, not what it costs: a page is taken when somebody first writes to it. So the memory of a pool can grow
+for as long as it lives without telling any worker, and it is one descriptor, whatever is kept. The file has no name:
+nothing is left of it after any kind of death, and neither the size of /dev/shm nor its permissions matter.
+
+A process that was forked from the parent has the mapping already; any other gets the descriptor and maps it by itself.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from torchdali.pool._channel import memory_file
+
+__all__ = ["Memory", "default_memory_limit"]
+
+PAGE = mmap.PAGESIZE
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python's mmap only from 3.11 on
+_SMALLEST = 64 << 20
+_CONTROL_GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def default_memory_limit() -> int:
+    """Bytes that a pool's shared memory may grow to when nobody sets it.
+
+    Half of the machine's memory, or of what the process's control group (a container) is allowed, whichever is less.
+    """
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _CONTROL_GROUP_LIMITS:
+        try:
+            available = min(available, int(Path(path).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return max(_SMALLEST, available // 2)
+
+
+class _Mapping(mmap.mmap):
+    """A mapping that tells when it is about to end: after the last view of it is dead, and before it is unmapped."""
+
+    before_unmap: Callable[[], None] | None = None
+
+    def __del__(self) -> None:
+        if self.before_unmap is not None:
+            self.before_unmap()
+
+
+class Memory:
+    """A shared mapping.
+
+    Args:
+        size: bytes, rounded down to pages.
+        fd: descriptor of another process's memory to map; None makes a new one. It is this object's from then on.
+    """
+
+    def __init__(self, size: int, fd: int | None = None) -> None:
+        self.size = max(PAGE, size // PAGE * PAGE)
+        self.fd = memory_file(0) if fd is None else fd
+        try:
+            self.map = self._map_new() if fd is None else self._map()
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def _map(self) -> _Mapping:
+        return _Mapping(self.fd, self.size, flags=mmap.MAP_SHARED | _MAP_NORESERVE)
+
+    def _map_new(self) -> _Mapping:
+        """Of less than the wanted size where address space or file sizes are limited (``ulimit -v``, ``-f``)."""
+        while True:
+            try:
+                os.ftruncate(self.fd, self.size)
+                return self._map()
+            except (OSError, ValueError, OverflowError) as error:
+                if self.size <= _SMALLEST:
+                    raise MemoryError(f"no shared memory of {self.size} bytes can be mapped: {error}") from error
+                self.size = max(_SMALLEST, self.size // 2 // PAGE * PAGE)
+
+    def close(self) -> None:
+        """Let go of the descriptor; the mapping stays until nobody views it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def discard(self, offset: int, nbytes: int) -> None:
+        """Give the pages of a range back to the system; they are zero when they are next used."""
+        self.map.madvise(mmap.MADV_REMOVE, offset, nbytes)

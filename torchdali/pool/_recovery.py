@@ -1,0 +1,197 @@
+"""What happens when workers die or are stopped: who held what, what is lost, what is done again, who takes their place.
+
+What a dead worker had in hand is known from its claim. What it may have taken without having said so is what is neither in
+the channel nor claimed by a living worker; before that is concluded, each living worker has said what it took.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from collections.abc import Callable
+
+from torchdali.errors import WorkerDiedError
+from torchdali.pool._child import Child, describe_exit, wait_for_all
+from torchdali.pool._claims import TAKING
+from torchdali.pool._dispatch import Dispatch
+from torchdali.pool._options import OnWorkerDeath
+from torchdali.pool._statistics import PoolStatistics
+from torchdali.pool._worker import describe_item
+from torchdali.pool._workforce import Workforce
+
+__all__ = ["Recovery"]
+
+CHECK_SECONDS = 0.5
+"""How long passes at most between two looks at whether workers are stopped."""
+
+CLAIM_SECONDS = 1.0
+"""How long a living worker may need between taking a task and claiming it (two lines of code) before it is killed."""
+
+
+class Recovery:
+    """Deals with workers that have died or do not go on.
+
+    Args:
+        workforce, dispatch, statistics: of the pool.
+        name: of the pool, for messages.
+        policy: whether the dead are replaced and their work is done again.
+        tries: how many workers an item may cost.
+        stopped_seconds: a worker that is stopped for longer is killed.
+        start: starts missing workers; raises where that is not possible.
+    """
+
+    def __init__(
+        self,
+        workforce: Workforce,
+        dispatch: Dispatch,
+        statistics: PoolStatistics,
+        *,
+        name: str,
+        policy: OnWorkerDeath,
+        tries: int,
+        stopped_seconds: float,
+        start: Callable[[], None],
+    ) -> None:
+        self._workforce = workforce
+        self._dispatch = dispatch
+        self._statistics = statistics
+        self._name = name
+        self._policy = policy
+        self._tries = tries
+        self._stopped_seconds = stopped_seconds
+        self._start = start
+        self._stopped: dict[int, float] = {}
+        self._killed: set[int] = set()
+        self._checked = 0.0
+        self._futile = 0
+        self._items_before = 0
+        self.last_death: WorkerDiedError | None = None
+
+    def begin(self) -> None:
+        """Workers were started on request: what was before does not count any more."""
+        self.last_death = None
+        self._futile = 0
+
+    # --- stopped ------------------------------------------------------------------------------------------------------
+
+    def check_stopped(self) -> None:
+        """Kill the workers that have been stopped for too long; does nothing when it was called a moment ago."""
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return
+        self._checked = now
+        for index, child in self._workforce.workers.items():
+            if not child.stopped():
+                self._stopped.pop(index, None)
+            elif now - self._stopped.setdefault(index, now) >= self._stopped_seconds:
+                self._kill(index, child)
+
+    def _kill(self, index: int, child: Child) -> None:
+        self._killed.add(index)
+        child.signal(signal.SIGKILL)
+        wait_for_all([child], CLAIM_SECONDS)
+
+    # --- dead ---------------------------------------------------------------------------------------------------------
+
+    def bury(self, *, replace: bool = True) -> None:
+        """Deal with the workers that have died, if any; with ``replace`` start others, if that is the policy."""
+        lanes: set[int] = set()
+        while dead := list(self._workforce.take_dead()):
+            self._dispatch.receive()  # what they had sent before
+            for index, child in dead:
+                self._bury(index, child)
+                lanes.add(self._workforce.lane_of(index))
+            for lane in lanes:
+                self._send_lost_again(lane)
+        if not lanes or self.last_death is None:
+            return
+        if self._policy == "restart" and replace:
+            self._replace(self.last_death)
+        for lane in range(len(self._workforce.lanes)):
+            if not self._workforce.serving(lane):
+                self._dispatch.lose_lane(lane, self.last_death)
+
+    def _bury(self, index: int, child: Child) -> None:
+        if self._statistics.items > self._items_before:
+            self._futile = 0
+        self._items_before = self._statistics.items
+        self._futile += 1
+        serial, position = self._workforce.claims.of(index)
+        held = self._dispatch.held_by(serial)
+        position = min(position, max(0, len(held) - 1))
+        error = self._error(index, child, held, position, serial)
+        self._statistics.deaths += 1
+        self.last_death = error
+        self._stopped.pop(index, None)
+        child.forget()
+        if not held:
+            return
+        if self._policy == "restart":
+            self._dispatch.redo(serial, position, self._tries, error)
+        else:
+            self._dispatch.lose(serial, error)
+
+    def _error(self, index: int, child: Child, held: list[object], position: int, serial: int) -> WorkerDiedError:
+        message = f"worker {index} of {self._name} (pid {child.pid}) "
+        if index in self._killed:
+            self._killed.discard(index)
+            message += f"was stopped (SIGSTOP) for {self._stopped_seconds:g} s, and killed,"
+        else:
+            message += describe_exit(child.exitcode)
+        if held:
+            message += f" while it worked on {describe_item(held[position])}"
+        if self._policy == "restart" and held:
+            entry = self._dispatch.outstanding[serial]
+            tries = entry.job.tries.get(entry.run.first + position, 0) + 1
+            if tries >= self._tries and tries > 1:
+                message += f"; it is worker number {tries} that died of this, so it is given up"
+        elif len(held) > 1:
+            message += f" ({len(held)} calls are lost, from {describe_item(held[0])} to {describe_item(held[-1])})"
+        return WorkerDiedError(message, worker=index, pid=child.pid, exitcode=child.exitcode, items=tuple(held))
+
+    def _send_lost_again(self, lane: int) -> None:
+        queued = self._dispatch.take_back(lane)
+        deadline = time.monotonic() + CLAIM_SECONDS
+        while True:
+            claims = {index: self._workforce.claims.of(index)[0] for index in self._workforce.serving(lane)}
+            taking = [index for index, serial in claims.items() if serial == TAKING]
+            if not taking or lane:
+                break
+            if time.monotonic() > deadline:  # it is buried in the next round
+                for index in taking:
+                    self._kill(index, self._workforce.workers[index])
+                break
+            time.sleep(0.0005)
+        self._dispatch.receive()
+        settled = {*claims.values(), *queued}
+        lost = [
+            serial
+            for serial, entry in self._dispatch.outstanding.items()
+            if entry.job.lane == lane and serial not in settled
+        ]
+        self._dispatch.send_again(
+            sorted([*lost, *(serial for serial in queued if serial in self._dispatch.outstanding)])
+        )
+
+    def _replace(self, death: WorkerDiedError) -> None:
+        if self._futile > self._tries * self._workforce.size:
+            warnings.warn(
+                f"{self._futile} workers of {self._name} have died one after the other without any result; no more are started",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        missing = len(self._workforce.missing)
+        try:
+            self._start()
+        except Exception as error:
+            warnings.warn(
+                f"{death}; it cannot be replaced, {len(self._workforce.workers)} workers go on: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        self._statistics.restarts += missing
+        what = f", and its {len(death.items)} samples are read again" if death.items else ""
+        warnings.warn(f"{death}. Another one was started in its place{what}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,77 @@
+"""What has come back of a job, made into the results that the user gets."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+
+from torchdali.pool._arena import Bytes
+from torchdali.pool._codec import decode_all
+from torchdali.pool._failure import Failure
+from torchdali.pool._failure import unpack as unpack_failure
+from torchdali.pool._job import Job, Part, Raised, Run, Stacked
+from torchdali.pool._worker import describe_item
+
+__all__ = ["unpack"]
+
+SMALL_BLOCK = 4096
+"""Bytes below which a block is copied: a batch's labels, if kept, must not hold the memory of the whole batch."""
+
+
+def unpack(job: Job, known: list[type[BaseException]], name: str) -> list[Any] | Stacked:
+    """The results of a complete job.
+
+    Args:
+        job: its parts are used up.
+        known: exception classes that parent and workers have in common.
+        name: of the pool, for notes on exceptions.
+    """
+    root: Bytes = np.empty(0, np.uint8)
+    if job.slot is not None:
+        root = job.slot.lease()
+        job.slot = None
+    blocks: list[Any] = []
+    if job.structure is not None:
+        blocks = job.structure.blocks(root, job.offsets(), len(job.items), SMALL_BLOCK)
+        if all(part.described == [] for part in job.parts.values()):
+            job.parts.clear()
+            return Stacked(job.structure.stack(blocks), len(job.items))
+    outcomes: list[Any] = [None] * len(job.items)
+    for number, run in job.runs.items():
+        outcomes[run.first : run.first + run.size] = _unpack_run(job, run, job.parts.pop(number), root, blocks)
+    for position, outcome in enumerate(outcomes):
+        if isinstance(outcome, Failure):
+            note = f"raised for {describe_item(job.items[position])} in a worker of {name}"
+            outcomes[position] = Raised(unpack_failure(outcome, known, note))
+    return outcomes
+
+
+def _unpack_run(job: Job, run: Run, part: Part, root: Bytes, blocks: list[Any]) -> list[Any]:
+    if part.error is not None:
+        return [Raised(part.error)] * run.size
+    assert part.descriptions is not None
+    memory = part.memory
+    if memory is None:
+        offset, capacity = job.place(run)
+        memory = root[offset : offset + capacity]
+    values = decode_all(pickle.loads(part.descriptions), memory, lambda position, error: Raised(_without_exit(error)))
+    if part.described is None:
+        return values
+    assert job.structure is not None
+    outcomes: list[Any] = [None] * run.size
+    described = dict(zip(part.described, values, strict=True))
+    for position in range(run.size):
+        if position in described:
+            outcomes[position] = described[position]
+        else:
+            outcomes[position] = job.structure.item(blocks, run.first + position)
+    return outcomes
+
+
+def _without_exit(error: BaseException) -> BaseException:
+    """What is told of an error in loading a result; one that would end the program is put into words."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"loading a result raised {type(error).__name__}({error})")

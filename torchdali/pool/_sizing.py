@@ -1,0 +1,109 @@
+"""What a pool learns of its functions: how long a call takes, how large a result is, and what structure results have."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import dataclass
+
+from torchdali.pool._codec import ALIGNMENT, dumps
+from torchdali.pool._job import Job, Run
+from torchdali.pool._structure import Structure
+
+__all__ = ["Sizing"]
+
+RUN_SECONDS = 0.002
+"""Work in one run, as far as it can be foreseen: the cost of a message does not matter then, and waiting does not either."""
+
+_FADE = 16
+"""The estimate of a result's size falls by this part with each run that needs less."""
+
+_HEADROOM = 2
+"""A slot is this many times as large as results have been so far; memory that is not written to costs nothing."""
+
+_PATIENCE = 8
+"""Jobs without a common structure after which only every so many-th is asked for one."""
+
+
+@dataclass
+class _Known:
+    """What is known of one function."""
+
+    capacity: int
+    seconds: float | None = None
+    structure: Structure | None = None
+    packed: bytes | None = None
+    unlike: int = 0
+    """Jobs in a row whose results had no common structure."""
+
+
+class Sizing:
+    """Estimates for each of ``functions`` functions.
+
+    Args:
+        functions: how many.
+        capacity: bytes that a result is expected to need at first.
+    """
+
+    def __init__(self, functions: int, capacity: int) -> None:
+        self._smallest = capacity
+        self._known = [_Known(capacity) for _ in range(functions)]
+
+    def structure(self, function: int) -> Structure | None:
+        """What a function's results are expected to have, if they agree."""
+        return self._known[function].structure
+
+    def packed(self, function: int) -> bytes | None:
+        """The same, pickled."""
+        return self._known[function].packed
+
+    def learns(self, function: int) -> bool:
+        """Whether it is worth asking a job's results for their structure."""
+        known = self._known[function]
+        return known.structure is None and (known.unlike < _PATIENCE or known.unlike % _PATIENCE == 0)
+
+    def bytes_of(self, function: int, items: int, structure: Structure | None) -> int:
+        """What to set aside for a job."""
+        if structure is not None:
+            return structure.offsets(items, ALIGNMENT)[1]
+        return self._known[function].capacity * items
+
+    def split(self, function: int, items: int, workers: int) -> list[Run]:
+        """A job's items in runs."""
+        share = -(-items // max(1, workers))
+        seconds = self._known[function].seconds
+        length = -(-share // 4) if seconds is None else int(RUN_SECONDS / max(seconds, 1e-9))
+        length = max(1, min(length, share))
+        return [Run(first, min(length, items - first)) for first in range(0, items, length)]
+
+    def note(self, function: int, items: int, seconds: float, size: int | None) -> None:
+        """Take in how long a run took, and the bytes that it needed if it was described."""
+        known = self._known[function]
+        if size is not None:
+            # Follows at once what grows, and slowly what shrinks: one large result shall not cost room for ever.
+            needed = _HEADROOM * math.ceil(size / items)
+            known.capacity = max(needed, self._smallest, known.capacity - known.capacity // _FADE)
+            known.capacity = -(-known.capacity // ALIGNMENT) * ALIGNMENT
+        each = seconds / items
+        known.seconds = each if known.seconds is None else 0.9 * known.seconds + 0.1 * each
+
+    def learn(self, job: Job) -> None:
+        """Take in the structure of a complete job's results."""
+        known = self._known[job.function]
+        if job.structure is not None:
+            if any(part.described for part in job.parts.values()) and known.structure is job.structure:
+                known.structure = known.packed = None
+            return
+        if known.structure is not None:
+            return
+        packed = {part.structure for part in job.parts.values()}
+        if None in packed:
+            known.unlike += 1
+            return
+        structures: list[Structure] = [pickle.loads(data) for data in packed if data is not None]
+        if any(structure != structures[0] for structure in structures[1:]):
+            known.unlike += 1
+            return
+        if structures:
+            known.structure, known.unlike = structures[0], 0
+            known.packed = dumps(structures[0])

@@ -1,0 +1,107 @@
+"""How a worker's process begins: by fork, which inherits everything, or somewhere else, with a few descriptors and a pickle.
+
+A process that inherits nothing gets four descriptors: the pool's memory, its task channel, the result channel, and a
+memory file with what it is to do, pickled by value (cloudpickle), so that functions and classes of a notebook's cell pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+import cloudpickle
+
+from torchdali.pool._channel import Receiver, Sender, content_of, file_of
+from torchdali.pool._claims import Claims
+from torchdali.pool._memory import Memory
+from torchdali.pool._worker import Bench, Setup, work
+
+__all__ = ["forked", "pack_setup", "rebuild_bench", "spawned", "tie_to_parent"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl  # looked up before any fork
+
+
+def may_tie() -> bool:
+    """Whether children that are started now can be killed by the kernel when this process dies.
+
+    The kernel ties them to the thread that forks, so only the main thread's can be.
+    """
+    return threading.current_thread() is threading.main_thread()
+
+
+def tie_to_parent(parent: int | None) -> None:
+    """In a child: be killed when the parent dies; ``parent`` is its pid, None does nothing."""
+    if parent is not None:
+        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(0)
+
+
+def forked(bench: Bench, index: int, generation: int, parent: int | None) -> None:
+    """The body of a forked worker."""
+    tie_to_parent(parent)
+    work(bench, index, generation)
+
+
+def pack_setup(setup: Setup, memory: Memory) -> int:
+    """A memory file for :func:`rebuild_bench`; its descriptor is the caller's to close.
+
+    Raises:
+        TypeError: something of it cannot be pickled, not even by value.
+    """
+    try:
+        data = cloudpickle.dumps((tuple(setup), memory.size), protocol=5)
+    except Exception as error:
+        raise TypeError(
+            f"what the workers of {setup.name} are to do has to be sent to a process that does not inherit it, but "
+            f"cannot be pickled: {type(error).__name__}: {error}. Open files, locks and connections in the worker, on first use"
+        ) from error
+    return file_of(data)
+
+
+def rebuild_bench(setup_fd: int, memory_fd: int, tasks_fd: int, results_fd: int) -> Bench:
+    """What a worker needs, from descriptors, which it owns from then on."""
+    parts, size = pickle.loads(content_of(setup_fd))
+    setup = Setup(*parts)
+    memory = Memory(size, memory_fd)
+    return Bench(
+        setup,
+        memory,
+        Claims(memory, setup.num_workers),
+        Receiver(socket.socket(fileno=tasks_fd)),
+        Sender(socket.socket(fileno=results_fd)),
+        [],
+    )
+
+
+class _Descriptor:
+    """A descriptor on its way to a process that multiprocessing starts."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> Any:
+        return _detach, (DupFd(self.fd),)
+
+
+def _detach(duplicate: Any) -> int:
+    return int(duplicate.detach())
+
+
+def descriptors(*fds: int) -> list[Any]:
+    """Arguments for :func:`spawned`."""
+    return [_Descriptor(fd) for fd in fds]
+
+
+def spawned(index: int, generation: int, parent: int | None, fds: list[int]) -> None:
+    """The body of a worker in a fresh interpreter."""
+    tie_to_parent(parent)
+    work(rebuild_bench(*fds), index, generation)

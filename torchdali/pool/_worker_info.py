@@ -1,0 +1,83 @@
+"""What the user's function can ask in a worker: which one it is, and memory that need not be copied."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["WorkerInfo", "empty", "seed_generators", "worker_info"]
+
+
+class WorkerInfo(NamedTuple):
+    """The worker that the calling code runs in."""
+
+    id: int
+    """Its index, from 0."""
+    num_workers: int
+    """Workers of its pool."""
+    seed: int
+    """What the generators of ``random``, NumPy and torch were seeded with when it was started."""
+    name: str
+    """Of its pool."""
+
+
+_info: WorkerInfo | None = None
+_allocate: Callable[[int], Any] | None = None
+
+
+def worker_info() -> WorkerInfo | None:
+    """The worker that this code runs in; None in a process that is none."""
+    return _info
+
+
+def set_worker_info(info: WorkerInfo, allocate: Callable[[int], Any]) -> None:
+    """Worker: note which one this is, and what gives memory (a writable buffer, or None where there is none left)."""
+    global _info, _allocate
+    _info, _allocate = info, allocate
+
+
+@overload
+def empty(shape: int | tuple[int, ...], dtype: torch.dtype = ...) -> torch.Tensor: ...
+
+
+@overload
+def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
+
+
+def empty(shape: int | tuple[int, ...], dtype: Any = torch.float32) -> Any:
+    """An uninitialised CPU tensor, or array, for a result: where a worker can, it is made in shared memory.
+
+    What a function writes into it and returns is not copied again: a file can be read, or a batch be collated, straight
+    into the memory that the parent sees. It is good until the call returns; what is kept longer changes its contents.
+    Outside a worker, and where the memory set aside for the call is used up, it is ordinary memory.
+
+    Args:
+        shape: of the result.
+        dtype: torch's, for a tensor; NumPy's, for an array.
+    """
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    of_torch = isinstance(dtype, torch.dtype)
+    kind = dtype if of_torch else np.dtype(dtype)
+    nbytes = math.prod(shape) * kind.itemsize
+    memory = None if _allocate is None or not nbytes or getattr(kind, "hasobject", False) else _allocate(nbytes)
+    if memory is None:
+        return torch.empty(shape, dtype=kind) if of_torch else np.empty(shape, kind)
+    if of_torch:
+        return torch.frombuffer(memory, dtype=kind).view(shape)
+    return np.frombuffer(memory, kind).reshape(shape)
+
+
+def seed_generators(*key: int) -> int:
+    """Seed the generators of ``random``, NumPy and torch from numbers that together are a key; returns torch's seed."""
+    words = np.random.SeedSequence(key).generate_state(6, np.uint32)
+    seed = int(words[0]) << 31 | int(words[1]) >> 1
+    random.seed(int(words[2]) << 32 | int(words[3]))
+    np.random.seed(words[4:])
+    torch.default_generator.manual_seed(seed)
+    return seed
