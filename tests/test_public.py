@@ -30,15 +30,24 @@ def test_the_public_names_are_these():
         "pool",
         "source",
         "types",
+        "worker_info",
     ]
     assert sorted(torchdali.fn.__all__) == ["brightness_contrast", "decoders", "external_source", "random"]
     assert sorted(torchdali.pool.__all__) == [
+        "DEFAULT_BYTES_PER_ITEM",
         "Job",
+        "MemoryHook",
+        "OnWorkerDeath",
         "PoolStatistics",
         "Raised",
+        "Stacked",
+        "StartMethod",
+        "WorkerInfo",
         "WorkerPool",
         "default_memory_limit",
         "deferred_interrupt",
+        "empty",
+        "worker_info",
     ]
     for module in (torchdali, torchdali.fn, torchdali.ops, torchdali.pool, torchdali.source, torchdali.types):
         for name in module.__all__:

@@ -8,6 +8,7 @@ from torchdali import display, errors, fn, ops, pool, source, types
 from torchdali._version import __version__
 from torchdali.errors import CudaInitializedError, DecodeError, PipelineStateError, WorkerDiedError
 from torchdali.pipeline import Pipeline, PipelineStatistics, pipeline_def
+from torchdali.pool import worker_info
 from torchdali.source import BatchInfo, ExternalSource, JpegFolder, SampleInfo
 from torchdali.tensorlist import TensorList
 
@@ -32,4 +33,5 @@ __all__ = [
     "pool",
     "source",
     "types",
+    "worker_info",
 ]

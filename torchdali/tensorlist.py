@@ -29,7 +29,7 @@ class TensorList:
         ValueError: devices differ, or the layout has not one letter for each dimension.
     """
 
-    __slots__ = ("_device", "_dtype", "_layout", "_tensors")
+    __slots__ = ("_block", "_device", "_dtype", "_layout", "_tensors")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class TensorList:
         device: torch.device | str = "cpu",
     ) -> None:
         self._tensors = list(tensors)
+        self._block: torch.Tensor | None = None
         self._layout = layout
         self._dtype, self._device = dtype, torch.device(device)
         for index, tensor in enumerate(self._tensors):
@@ -77,6 +78,11 @@ class TensorList:
         """The shape of each sample."""
         return [tuple(tensor.shape) for tensor in self._tensors]
 
+    @property
+    def block(self) -> torch.Tensor | None:
+        """The tensor of shape (N, ...) whose parts the samples are, if they lie in one."""
+        return self._block
+
     def is_dense_tensor(self) -> bool:
         """True when all shapes agree, so that :meth:`as_tensor` works."""
         return len(self._tensors) > 0 and all(tensor.shape == self._tensors[0].shape for tensor in self._tensors)
@@ -95,6 +101,8 @@ class TensorList:
 
     def __getitem__(self, index: int | slice) -> torch.Tensor | TensorList:
         if isinstance(index, slice):
+            if self._block is not None and (index.step is None or index.step > 0):
+                return TensorList.from_batch(self._block[index], self._layout)
             return self._like(self._tensors[index])
         return self._tensors[index]
 
@@ -124,15 +132,22 @@ class TensorList:
         target = torch.device(device)
         if target == self._device:
             return self
+        if self._block is not None:  # one copy instead of one for each sample
+            return TensorList.from_batch(self._block.to(target, non_blocking=non_blocking), self._layout)
         moved = [tensor.to(target, non_blocking=non_blocking) for tensor in self._tensors]
         return TensorList(moved, self._layout, dtype=self._dtype, device=target)
 
     def as_tensor(self) -> torch.Tensor:
-        """One tensor of shape (N, ...), a copy.
+        """One tensor of shape (N, ...).
+
+        Where the samples lie in one block already, as those of equal shape that workers wrote do, it is that block; else a
+        copy.
 
         Raises:
             ValueError: the batch is empty or its shapes differ.
         """
+        if self._block is not None:
+            return self._block
         if not self._tensors:
             raise ValueError("an empty TensorList has no shape to make a tensor of")
         if not self.is_dense_tensor():
@@ -147,7 +162,7 @@ class TensorList:
     stack = as_tensor
 
     def as_array(self) -> npt.NDArray[Any]:
-        """One NumPy array of shape (N, ...), a copy.
+        """One NumPy array of shape (N, ...), as :meth:`as_tensor`.
 
         Raises:
             TypeError: the batch is not in CPU memory.
@@ -206,4 +221,7 @@ class TensorList:
             return batch
         if batch.dim() == 0:
             raise ValueError("a 0-dimensional tensor has no batch dimension")
-        return TensorList(batch.unbind(0), layout, dtype=batch.dtype, device=batch.device)
+        made = TensorList(batch.unbind(0), layout, dtype=batch.dtype, device=batch.device)
+        if len(made):
+            made._block = batch
+        return made

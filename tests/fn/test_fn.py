@@ -151,7 +151,7 @@ def test_mistakes_in_a_pipeline_function_are_named(body, error, message):
         (lambda *args: 1, {"batch": False}, TypeError, r"takes `\*args`"),
         (lambda **kw: 1, {"batch": False}, TypeError, r"takes `\*\*kw`"),
         (lambda a, b: 1, {"batch": False}, TypeError, "takes 2 arguments"),
-        ([1, 2], {"parallel": True}, TypeError, "is an iterable"),
+        ([1, 2], {"parallel": True, "batch": False}, TypeError, "is an iterable of samples"),
         (5, {}, TypeError, "callable or an iterable"),
         (lambda i: 1, {"num_outputs": 0}, ValueError, "num_outputs is 0"),
         (lambda i: 1, {"prefetch_queue_depth": 0}, ValueError, "prefetch_queue_depth is 0"),
@@ -176,8 +176,10 @@ def test_options_are_checked():
         pipeline_def(pipeline)(batch_size=0)
     with pytest.raises(ValueError, match="py_num_workers is -1"):
         pipeline_def(pipeline)(batch_size=1, py_num_workers=-1)
-    with pytest.raises(ValueError, match="py_start_method is 'spawn'"):
-        pipeline_def(pipeline)(batch_size=1, py_start_method="spawn")
+    with pytest.raises(ValueError, match="start_method is 'threads'"):
+        pipeline_def(pipeline)(batch_size=1, py_start_method="threads")
+    with pytest.raises(ValueError, match="on_worker_death is 'ignore'"):
+        pipeline_def(pipeline)(batch_size=1, on_worker_death="ignore")
     with pytest.raises(ValueError, match="device is -5"):
         pipeline_def(pipeline)(batch_size=1, device_id=-5)
     with pytest.raises(TypeError, match="has a parameter seed"):

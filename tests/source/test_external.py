@@ -95,12 +95,20 @@ def test_what_is_neither_callable_nor_iterable_is_refused(source):
         ExternalSource(source, parallel=False)
 
 
-@pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("source", [generator, generator(), Iterable(), [1, 2], functools.partial(generator)], ids=str)
-def test_an_iterable_runs_in_the_main_process_only(source, batch):
-    with pytest.raises(TypeError, match="is an iterable, whose state only one process can have: pass parallel=False"):
-        ExternalSource(source, batch=batch)
-    assert ExternalSource(source, batch=batch, parallel=False).kind == "iterable"
+def test_an_iterable_of_samples_runs_in_the_main_process_only(source):
+    with pytest.raises(TypeError, match="is an iterable of samples, whose state only one process can have"):
+        ExternalSource(source)
+    assert ExternalSource(source, parallel=False).kind == "iterable"
+    assert ExternalSource(source, batch=True).kind == "iterable"
+
+
+def test_generators_and_iterators_go_on_where_they_are_and_other_iterables_begin_anew():
+    def begins_anew(source):
+        return ExternalSource(source, batch=True).begins_anew
+
+    assert [begins_anew(source) for source in (generator, Iterable(), [1, 2], functools.partial(generator))] == [True] * 4
+    assert [begins_anew(source) for source in (generator(), iter([1, 2]), map(str, [1]))] == [False] * 3
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ KINDS = {
     "batches here": lambda length: ExternalSource(batch_numbers(length), batch=True, batch_info=True, parallel=False),
     "iterable of samples": lambda length: ExternalSource(Samples(length), parallel=False),
     "iterable of batches": lambda length: ExternalSource(Batches(length), batch=True, parallel=False),
+    "iterable of batches in a worker": lambda length: ExternalSource(Batches(length), batch=True),
     "generator of samples": lambda length: ExternalSource(generator_function(length), parallel=False),
 }
 

@@ -13,6 +13,7 @@ from torch import fx
 from torchdali.pipeline._device import DeviceRequest
 from torchdali.pipeline._pipeline import Pipeline
 from torchdali.pipeline._trace import Trace, tracing
+from torchdali.pool import OnWorkerDeath, StartMethod
 from torchdali.source import ExternalSource
 from torchdali.tensorlist import TensorList
 
@@ -60,16 +61,15 @@ def _options(
     device_id: DeviceRequest = "auto",
     seed: int | None = None,
     py_num_workers: int = 1,
-    py_start_method: str = "fork",
+    py_start_method: StartMethod = "fork",
     prefetch_queue_depth: int | dict[str, int] = 2,
     last_batch: Literal["drop", "partial"] = "drop",
+    on_worker_death: OnWorkerDeath = "raise",
 ) -> dict[str, Any]:
     """DALI's names to those of :class:`Pipeline`."""
     batch_size = max_batch_size if batch_size is None else batch_size
     if batch_size is None:
         raise ValueError("batch_size is missing: give it to @pipeline_def or to the call of the pipeline function")
-    if py_start_method != "fork":
-        raise ValueError(f'py_start_method is {py_start_method!r}; workers are started by "fork"')
     if isinstance(prefetch_queue_depth, dict):
         unknown = set(prefetch_queue_depth) - {"cpu_size", "gpu_size"}
         if unknown or not prefetch_queue_depth:
@@ -88,6 +88,8 @@ def _options(
         "num_workers": py_num_workers,
         "prefetch": prefetch_queue_depth,
         "last_batch": last_batch,
+        "on_worker_death": on_worker_death,
+        "start_method": py_start_method,
     }
 
 
@@ -112,8 +114,9 @@ def pipeline_def(definition: Definition | None = None, **options: Any) -> Any:
         definition: the function; it returns one or several outputs of ``fn`` calls.
         **options: ``batch_size`` (needed; also ``max_batch_size``), ``num_threads``, ``device_id`` (an index; None: the CPU;
             by default the current CUDA device where there is one; also what :class:`Pipeline` takes as ``device``),
-            ``seed``, ``py_num_workers``, ``py_start_method`` (``"fork"``), ``prefetch_queue_depth``, ``last_batch``
-            (``"drop"``, as in DALI, or ``"partial"``).
+            ``seed``, ``py_num_workers``, ``py_start_method`` (``"fork"``, ``"spawn"``, ``"zygote"``, ``"forkserver"``),
+            ``prefetch_queue_depth``, ``last_batch`` (``"drop"``, as in DALI, or ``"partial"``), ``on_worker_death`` (as of
+            :class:`Pipeline`).
             Options that only tune DALI's executor are accepted and have no effect.
 
     Raises:

@@ -27,9 +27,10 @@ def forbid_fork_after_cuda() -> None:
             "Why it matters: a forked process inherits the driver's state without its threads; CUDA does not work in it, "
             "and locks that the driver held at that moment stay locked for ever.\n"
             "What to do: call `start_py_workers()` on all pipelines before anything touches the GPU: before `.cuda()`, "
-            '`.to("cuda")`, `torch.cuda.current_device()`, `build()` or `run()` of another pipeline. In a notebook: restart '
-            "the kernel and start the workers in one of the first cells. Or pass parallel=False to the sources, which then "
-            "run in the main process."
+            '`.to("cuda")`, `torch.cuda.current_device()`, `build()` or `run()`. One is enough: with it a small process without '
+            "CUDA is started, from which later pipelines get their workers. In a notebook: restart the kernel and start the "
+            'workers of any pipeline in one of the first cells. Or pass start_method="spawn", which starts new interpreters; or '
+            "parallel=False to the sources, which then run in the main process."
         )
 
 

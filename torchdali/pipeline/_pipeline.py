@@ -15,7 +15,9 @@ from torchdali.errors import PipelineStateError
 from torchdali.ops import BatchContext, available_cpus, batch_context, number_streams
 from torchdali.pipeline._adapt import adapt_modules
 from torchdali.pipeline._device import DeviceRequest, check_request, forbid_fork_after_cuda, resolve_device
+from torchdali.pipeline._pinned import PinnedMemory
 from torchdali.pipeline._statistics import PipelineStatistics, Stopwatch
+from torchdali.pool import OnWorkerDeath, StartMethod
 from torchdali.source import ExternalSource, LastBatch, Reader, SourceBatch
 from torchdali.tensorlist import TensorList
 
@@ -72,6 +74,12 @@ class Pipeline(nn.Module):
         num_threads: CPU threads for operators that run on the CPU; by default all that the process may use.
         prefetch: batches that the workers prepare ahead.
         last_batch: what becomes of samples at the end of an epoch that do not fill a batch: ``"partial"`` or ``"drop"``.
+        on_worker_death: ``"raise"``: a batch of which a worker died raises :class:`~torchdali.WorkerDiedError`; ``"restart"``:
+            another worker takes its place and reads its samples again, and a warning tells of it.
+        start_method: how workers are started, as of :class:`~torchdali.pool.WorkerPool`. Where this process must not be
+            forked any more, ``"fork"`` uses the zygote that the first pipeline started.
+        pin_memory: let CUDA pin the workers' shared memory, so that batches are copied to the device asynchronously and
+            straight from what the workers wrote: for data that is not decoded on the device. No effect on the CPU.
         name: for processes and messages; by default that of the class.
 
     Raises:
@@ -93,6 +101,9 @@ class Pipeline(nn.Module):
         num_threads: int | None = None,
         prefetch: int = 2,
         last_batch: LastBatch = "partial",
+        on_worker_death: OnWorkerDeath = "raise",
+        start_method: StartMethod = "fork",
+        pin_memory: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -104,6 +115,7 @@ class Pipeline(nn.Module):
         self._request = check_request(device)
         self._sources = _as_sources(source)
         self._last_batch: LastBatch = last_batch
+        self._pinned = PinnedMemory() if pin_memory else None
         self._reader = Reader(
             self._sources,
             batch_size=self.batch_size,
@@ -113,6 +125,11 @@ class Pipeline(nn.Module):
             last_batch=last_batch,
             name=name or type(self).__name__,
             before_fork=forbid_fork_after_cuda,
+            pool_options={
+                "on_worker_death": on_worker_death,
+                "start_method": start_method,
+                "memory_hook": self._pinned,
+            },
         )
         self._stopwatch: Stopwatch | None = None
         self._counts = PipelineStatistics()
@@ -150,6 +167,8 @@ class Pipeline(nn.Module):
         device = resolve_device(self._request, stacklevel=_stacklevel + 1)
         if self._anchor.device.type == "cpu":  # else `.to()` was called, which says more than the constructor
             self.to(device)
+        if self._pinned is not None and self.device.type == "cuda":
+            self._pinned.pin()
         number_streams(self)
         adapt_modules(self)
         self._stopwatch = Stopwatch(self._measured())
@@ -214,7 +233,7 @@ class Pipeline(nn.Module):
     def _finish(self, outputs: Any) -> Any:
         """Bring what ``forward`` returned to the pipeline's device."""
         if isinstance(outputs, (torch.Tensor, TensorList)):
-            return outputs.to(self.device)
+            return outputs.to(self.device, non_blocking=self._pinned is not None)
         if isinstance(outputs, tuple) and not hasattr(outputs, "_fields"):
             return tuple(self._finish(output) for output in outputs)
         if isinstance(outputs, list):

@@ -10,18 +10,21 @@ from torchdali.pool._arena import MemoryHook
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._job import Job, Raised, Stacked
 from torchdali.pool._memory import default_memory_limit
-from torchdali.pool._options import DEFAULT_BYTES_PER_ITEM
+from torchdali.pool._options import DEFAULT_BYTES_PER_ITEM, OnWorkerDeath
 from torchdali.pool._pool import WorkerPool
 from torchdali.pool._statistics import PoolStatistics
 from torchdali.pool._worker_info import WorkerInfo, empty, worker_info
+from torchdali.pool._workforce import StartMethod
 
 __all__ = [
     "DEFAULT_BYTES_PER_ITEM",
     "Job",
     "MemoryHook",
+    "OnWorkerDeath",
     "PoolStatistics",
     "Raised",
     "Stacked",
+    "StartMethod",
     "WorkerInfo",
     "WorkerPool",
     "default_memory_limit",

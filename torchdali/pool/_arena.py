@@ -212,6 +212,14 @@ class Arena:
             self._memory.discard(segment.start, segment.size)
         self._furthest = 0
 
+    def discard_free(self) -> None:
+        """Give back the memory of all that is free; a device's memory stays as it is."""
+        self.collect()
+        if self._hook is None:
+            for segment in self._segments:
+                for offset, length in segment.free:
+                    self._memory.discard(offset, length)
+
     def _lease(self, slot: Slot) -> Bytes:
         root: Bytes = np.frombuffer(self._memory.map, np.uint8, slot.capacity, slot.offset)
         lease = _Lease(root, self._returned.append)

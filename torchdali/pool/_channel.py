@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -30,6 +31,7 @@ __all__ = [
     "file_of",
     "memory_file",
     "read_file",
+    "socket_pair",
     "write_file",
 ]
 
@@ -38,6 +40,8 @@ INLINE_LIMIT = 48 * 1024
 
 CROWDED_SECONDS = 0.002
 """Pause before another try when too many descriptors are under way; the other side is a process at work."""
+
+_STANDARD_ERROR = 2
 
 _INLINE = b"\0"
 _IN_FILE = b"\1"
@@ -55,6 +59,9 @@ class Message(NamedTuple):
 def memory_file(size: int) -> int:
     """Descriptor of an anonymous file in memory; it vanishes with its last descriptor and has no place in /dev/shm."""
     fd = os.memfd_create("torchdali", os.MFD_CLOEXEC)
+    if fd <= _STANDARD_ERROR:
+        low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD_ERROR + 1)
+        os.close(low)
     try:
         os.ftruncate(fd, size)
     except BaseException:
@@ -193,5 +200,20 @@ class Receiver(_End):
 
 def channel() -> tuple[Sender, Receiver]:
     """A new channel's two ends."""
-    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sender, receiver = socket_pair()
     return Sender(sender), Receiver(receiver)
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets that keep the boundaries of messages."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return _above_standard(one), _above_standard(other)
+
+
+def _above_standard(end: socket.socket) -> socket.socket:
+    """The same socket with a descriptor above 2: where standard output is closed, a print must not go into it."""
+    if end.fileno() > _STANDARD_ERROR:
+        return end
+    number = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, _STANDARD_ERROR + 1)
+    end.close()
+    return socket.socket(fileno=number)

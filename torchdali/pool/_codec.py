@@ -25,7 +25,7 @@ import torch
 from torchdali.pool._arena import Bytes
 from torchdali.pool._structure import is_plain
 
-__all__ = ["ALIGNMENT", "SMALL", "Encoded", "aligned", "decode_all", "dumps", "encode", "encode_all"]
+__all__ = ["ALIGNMENT", "SMALL", "Encoded", "aligned", "decode_all", "dumps", "encode"]
 
 SMALL = 1024
 """Bytes below which an array is copied instead of viewed."""
@@ -106,20 +106,6 @@ def encode(value: object) -> Encoded:
         except Exception:
             raise error from None  # the first words are the better ones
     return Encoded(stream.getvalue(), pieces)
-
-
-def encode_all(values: Iterable[object], substitute: Callable[[int, BaseException], object]) -> list[Encoded]:
-    """Encode several objects, each by itself, so that one cannot spoil the others.
-
-    What cannot be pickled is replaced by ``substitute(position, error)``.
-    """
-    encoded = []
-    for position, value in enumerate(values):
-        try:
-            encoded.append(encode(value))
-        except BaseException as error:  # pickling runs the user's code, which may do anything, also exit
-            encoded.append(encode(substitute(position, error)))
-    return encoded
 
 
 def decode_all(

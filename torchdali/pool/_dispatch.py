@@ -67,7 +67,9 @@ class Dispatch:
         """Make a job and send what the channel takes of it."""
         workers = 1 if lane else self._workforce.size - self._workforce.dedicated
         runs = self._sizing.split(function, len(items), workers)
-        pickled = [dumps(items[run.first : run.first + run.size]) for run in runs]  # may raise: before anything is taken
+        pickled = [
+            dumps(items[run.first : run.first + run.size]) for run in runs
+        ]  # may raise: before anything is taken
         structure = self._sizing.structure(function) if stack else None
         nbytes = self._sizing.bytes_of(function, len(items), structure)
         slot = self._arena.reserve(nbytes) if items else None
@@ -91,7 +93,7 @@ class Dispatch:
             self._queue(job, number, data)
         if priority < self._latest[lane]:  # it overtakes what waits in the channel
             waiting = self.take_back(lane)
-            self._latest[lane] = max(self.outstanding[serial].job.priority for serial in waiting)
+            self._latest[lane] = max((self.outstanding[serial].job.priority for serial in waiting), default=priority)
             self.send_again(waiting)
         else:
             self._latest[lane] = priority

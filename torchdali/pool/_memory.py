@@ -9,6 +9,7 @@ A process that was forked from the parent has the mapping already; any other get
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Callable
@@ -42,10 +43,15 @@ class _Mapping(mmap.mmap):
     """A mapping that tells when it is about to end: after the last view of it is dead, and before it is unmapped."""
 
     before_unmap: Callable[[], None] | None = None
+    owner: int | None = None
+    """The process whose memory it is: the others were forked from it and have the mapping without using it."""
 
     def __del__(self) -> None:
-        if self.before_unmap is not None:
-            self.before_unmap()
+        if self.owner == os.getpid():
+            if self.before_unmap is not None:
+                self.before_unmap()
+            with contextlib.suppress(Exception):  # at the interpreter's end anything may be gone
+                self.madvise(mmap.MADV_REMOVE)
 
 
 class Memory:
@@ -73,11 +79,14 @@ class Memory:
         while True:
             try:
                 os.ftruncate(self.fd, self.size)
-                return self._map()
+                mapping = self._map()
             except (OSError, ValueError, OverflowError) as error:
                 if self.size <= _SMALLEST:
                     raise MemoryError(f"no shared memory of {self.size} bytes can be mapped: {error}") from error
                 self.size = max(_SMALLEST, self.size // 2 // PAGE * PAGE)
+            else:
+                mapping.owner = os.getpid()
+                return mapping
 
     def close(self) -> None:
         """Let go of the descriptor; the mapping stays until nobody views it."""

@@ -148,14 +148,14 @@ class WorkerPool:
             assert self._recovery is not None
             self._recovery.begin()
 
-    def _start_missing(self) -> None:
+    def _start_missing(self, workers: list[int] | None = None) -> None:
         method, obstacle = choose_method(self._options.start_method, self._before_fork)
         if self._workforce is None:
             with deferred_interrupt():
                 self._prepare()
         assert self._workforce is not None
         try:
-            self._workforce.start(method, self._setup)
+            self._workforce.start(method, self._setup, workers)
         except TypeError as error:
             if obstacle is None:
                 raise
@@ -169,10 +169,10 @@ class WorkerPool:
         self._dispatch = Dispatch(workforce, self._arena, sizing, self._statistics)
         itself = weakref.ref(self)
 
-        def start_missing() -> None:
+        def start_missing(workers: list[int]) -> None:
             pool = itself()
             if pool is not None:
-                pool._start_missing()
+                pool._start_missing(workers)
 
         self._recovery = Recovery(
             workforce,
@@ -192,6 +192,8 @@ class WorkerPool:
             self._closed = True
             if self._workforce is not None:
                 self._workforce.close()
+            if self._arena is not None and self._workforce is not None and self._workforce.owned:
+                self._arena.discard_free()
             self._dispatch = None
             self._recovery = None
 
@@ -302,12 +304,14 @@ class WorkerPool:
             try:
                 while job.results is None and not job.complete:
                     waited = time.perf_counter() - start
+                    self._wait(CHECK_SECONDS if timeout is None else timeout - waited)
+                    if job.complete:
+                        break
                     if timeout is not None and waited >= timeout:
                         raise TimeoutError(f"waited for {waited:.1f} s; {self._whom(job)}")
                     if waited > SILENT_SECONDS and not told:
                         told = True
                         warnings.warn(f"{self.name} has waited for {waited:.0f} s; {self._whom(job)}", stacklevel=2)
-                    self._wait(CHECK_SECONDS if timeout is None else timeout - waited)
             finally:
                 self._statistics.wait_seconds += time.perf_counter() - start
             with deferred_interrupt():

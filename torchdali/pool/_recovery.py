@@ -38,7 +38,7 @@ class Recovery:
         policy: whether the dead are replaced and their work is done again.
         tries: how many workers an item may cost.
         stopped_seconds: a worker that is stopped for longer is killed.
-        start: starts missing workers; raises where that is not possible.
+        start: starts workers, by index; raises where that is not possible.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Recovery:
         policy: OnWorkerDeath,
         tries: int,
         stopped_seconds: float,
-        start: Callable[[], None],
+        start: Callable[[list[int]], None],
     ) -> None:
         self._workforce = workforce
         self._dispatch = dispatch
@@ -64,14 +64,15 @@ class Recovery:
         self._stopped: dict[int, float] = {}
         self._killed: set[int] = set()
         self._checked = 0.0
-        self._futile = 0
-        self._items_before = 0
+        self._futile: dict[int, int] = {}
+        """How many processes in a row have died as worker of an index without having done anything."""
+        self._items_before: dict[int, int] = {}
         self.last_death: WorkerDiedError | None = None
 
     def begin(self) -> None:
         """Workers were started on request: what was before does not count any more."""
         self.last_death = None
-        self._futile = 0
+        self._futile.clear()
 
     # --- stopped ------------------------------------------------------------------------------------------------------
 
@@ -106,20 +107,22 @@ class Recovery:
                 self._send_lost_again(lane)
         if not lanes or self.last_death is None:
             return
-        if self._policy == "restart" and replace:
-            self._replace(self.last_death)
+        said = self._replace(self.last_death) if self._policy == "restart" and replace else []
         for lane in range(len(self._workforce.lanes)):
             if not self._workforce.serving(lane):
                 self._dispatch.lose_lane(lane, self.last_death)
+        for text in said:  # last, since a warning may be an error
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _bury(self, index: int, child: Child) -> None:
-        if self._statistics.items > self._items_before:
-            self._futile = 0
-        self._items_before = self._statistics.items
-        self._futile += 1
+        done = self._statistics.items_by_worker.get(index, 0)
         serial, position = self._workforce.claims.of(index)
         held = self._dispatch.held_by(serial)
         position = min(position, max(0, len(held) - 1))
+        # What dies of its work is bounded by the tries of that work.
+        idle = not held and done == self._items_before.get(index, 0)
+        self._futile[index] = self._futile.get(index, 0) + 1 if idle else 0
+        self._items_before[index] = done
         error = self._error(index, child, held, position, serial)
         self._statistics.deaths += 1
         self.last_death = error
@@ -141,14 +144,19 @@ class Recovery:
             message += describe_exit(child.exitcode)
         if held:
             message += f" while it worked on {describe_item(held[position])}"
-        if self._policy == "restart" and held:
+        lost = held
+        if held and self._policy == "restart":
             entry = self._dispatch.outstanding[serial]
             tries = entry.job.tries.get(entry.run.first + position, 0) + 1
-            if tries >= self._tries and tries > 1:
-                message += f"; it is worker number {tries} that died of this, so it is given up"
+            again = len(held)
+            if tries >= self._tries:
+                lost, again = held[position : position + 1], len(held) - 1
+                message += f"; it is given up after {tries} {'try' if tries == 1 else 'tries'}"
+            if again:
+                message += f"; {again} {'call is' if again == 1 else 'calls are'} done again"
         elif len(held) > 1:
             message += f" ({len(held)} calls are lost, from {describe_item(held[0])} to {describe_item(held[-1])})"
-        return WorkerDiedError(message, worker=index, pid=child.pid, exitcode=child.exitcode, items=tuple(held))
+        return WorkerDiedError(message, worker=index, pid=child.pid, exitcode=child.exitcode, items=tuple(lost))
 
     def _send_lost_again(self, lane: int) -> None:
         queued = self._dispatch.take_back(lane)
@@ -174,24 +182,23 @@ class Recovery:
             sorted([*lost, *(serial for serial in queued if serial in self._dispatch.outstanding)])
         )
 
-    def _replace(self, death: WorkerDiedError) -> None:
-        if self._futile > self._tries * self._workforce.size:
-            warnings.warn(
-                f"{self._futile} workers of {self._name} have died one after the other without any result; no more are started",
-                RuntimeWarning,
-                stacklevel=2,
+    def _replace(self, death: WorkerDiedError) -> list[str]:
+        """Start others in the place of the dead; returns what there is to say of it."""
+        wanted = [index for index in self._workforce.missing if self._futile.get(index, 0) < self._tries]
+        given_up = [index for index in self._workforce.missing if index not in wanted]
+        said = []
+        if given_up:
+            said.append(
+                f"{death}. {self._tries} processes have died as worker {', '.join(map(str, given_up))} before they did "
+                "anything; no more are started in its place"
             )
-            return
-        missing = len(self._workforce.missing)
+        if not wanted:
+            return said
         try:
-            self._start()
+            self._start(wanted)
         except Exception as error:
-            warnings.warn(
-                f"{death}; it cannot be replaced, {len(self._workforce.workers)} workers go on: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return
-        self._statistics.restarts += missing
-        what = f", and its {len(death.items)} samples are read again" if death.items else ""
-        warnings.warn(f"{death}. Another one was started in its place{what}", RuntimeWarning, stacklevel=2)
+            said.append(f"{death}; it cannot be replaced, {len(self._workforce.workers)} workers go on: {error}")
+        else:
+            self._statistics.restarts += len(wanted)
+            said.append(f"{death}. Another one was started in its place")
+        return said

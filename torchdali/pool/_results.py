@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchdali.pool._arena import Bytes
-from torchdali.pool._codec import decode_all
+from torchdali.pool._codec import SMALL, decode_all
 from torchdali.pool._failure import Failure
 from torchdali.pool._failure import unpack as unpack_failure
 from torchdali.pool._job import Job, Part, Raised, Run, Stacked
@@ -66,7 +66,7 @@ def _unpack_run(job: Job, run: Run, part: Part, root: Bytes, blocks: list[Any]) 
         if position in described:
             outcomes[position] = described[position]
         else:
-            outcomes[position] = job.structure.item(blocks, run.first + position)
+            outcomes[position] = job.structure.item(blocks, run.first + position, SMALL)
     return outcomes
 
 

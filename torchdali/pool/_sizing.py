@@ -91,7 +91,7 @@ class Sizing:
         """Take in the structure of a complete job's results."""
         known = self._known[job.function]
         if job.structure is not None:
-            if any(part.described for part in job.parts.values()) and known.structure is job.structure:
+            if any(part.described != [] for part in job.parts.values()) and known.structure is job.structure:
                 known.structure = known.packed = None
             return
         if known.structure is not None:
@@ -100,7 +100,11 @@ class Sizing:
         if None in packed:
             known.unlike += 1
             return
-        structures: list[Structure] = [pickle.loads(data) for data in packed if data is not None]
+        try:
+            structures: list[Structure] = [pickle.loads(data) for data in packed if data is not None]
+        except Exception:  # a class of the user's that cannot be loaded here
+            known.unlike += 1
+            return
         if any(structure != structures[0] for structure in structures[1:]):
             known.unlike += 1
             return

@@ -6,11 +6,13 @@ memory file with what it is to do, pickled by value (cloudpickle), so that funct
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd
@@ -105,3 +107,8 @@ def spawned(index: int, generation: int, parent: int | None, fds: list[int]) -> 
     """The body of a worker in a fresh interpreter."""
     tie_to_parent(parent)
     work(rebuild_bench(*fds), index, generation)
+    # Not the interpreter's whole end, in which torch's own modules complain of each other.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(0)

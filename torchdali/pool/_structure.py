@@ -17,12 +17,36 @@ import torch
 __all__ = ["NotStackable", "Structure", "flatten"]
 
 _INT64 = range(-(2**63), 2**63)
+_KEYS = (str, int, bool, bytes)
 _NUMBERS: dict[type, torch.dtype] = {
     int: torch.int64,
     float: torch.float64,
     bool: torch.bool,
     complex: torch.complex128,
 }
+
+_SHARED = {
+    dtype: torch.empty(0, dtype=dtype).numpy().dtype
+    for dtype in (
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.float32,
+        torch.float64,
+        torch.complex64,
+        torch.complex128,
+    )
+}
+"""Types of numbers that torch and NumPy both have."""
+
+_MOST_DIMENSIONS = 31
+"""One less than NumPy before 2.0 has."""
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class NotStackable(Exception):
@@ -43,6 +67,13 @@ class Leaf(NamedTuple):
         """Of one item."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
+    @property
+    def array_dtype(self) -> Any:
+        """NumPy's type for its memory: where NumPy has no such numbers, bits of that size."""
+        if isinstance(self.dtype, torch.dtype):
+            return _SHARED.get(self.dtype) or f"i{self.dtype.itemsize}"
+        return self.dtype
+
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor is nothing but numbers in CPU memory."""
@@ -61,12 +92,12 @@ def flatten(value: Any, leaves: list[Any]) -> Any:
     """
     cls = type(value)
     if cls is torch.Tensor:
-        if not is_plain(value):
+        if not is_plain(value) or value.dim() > _MOST_DIMENSIONS:
             raise NotStackable
         leaves.append(value)
         return Leaf(torch.Tensor, value.dtype, tuple(value.shape))
     if cls is np.ndarray or isinstance(value, np.generic):
-        if value.dtype.hasobject or not value.dtype.itemsize:
+        if value.dtype.hasobject or not value.dtype.itemsize or value.ndim > _MOST_DIMENSIONS:
             raise NotStackable
         leaves.append(value)
         return Leaf(np.ndarray if cls is np.ndarray else np.generic, value.dtype, value.shape)
@@ -75,11 +106,20 @@ def flatten(value: Any, leaves: list[Any]) -> Any:
             raise NotStackable
         leaves.append(value)
         return Leaf(cls, _NUMBERS[cls], ())
-    if cls is tuple or cls is list or (isinstance(value, tuple) and hasattr(cls, "_fields")):
+    if cls is tuple or cls is list or _is_named_tuple(cls):
         return cls, tuple([flatten(entry, leaves) for entry in value])
     if cls is dict:
-        return cls, tuple(value), tuple([flatten(entry, leaves) for entry in value.values()])
+        if any(type(key) not in _KEYS for key in value):
+            raise NotStackable
+        # With their types, as 1 and True are equal.
+        keys = tuple([(type(key), key) for key in value])
+        return cls, keys, tuple([flatten(entry, leaves) for entry in value.values()])
     raise NotStackable
+
+
+def _is_named_tuple(cls: type) -> bool:
+    """Whether a class is what ``namedtuple`` makes; one derived from that can have a constructor of its own."""
+    return cls.__bases__ == (tuple,) and hasattr(cls, "_fields")
 
 
 def _build(nesting: Any, take: Callable[[], Any]) -> Any:
@@ -87,9 +127,9 @@ def _build(nesting: Any, take: Callable[[], Any]) -> Any:
         return take()
     cls = nesting[0]
     if cls is dict:
-        return {key: _build(entry, take) for key, entry in zip(nesting[1], nesting[2], strict=True)}
+        return {key: _build(entry, take) for (_, key), entry in zip(nesting[1], nesting[2], strict=True)}
     entries = [_build(entry, take) for entry in nesting[1]]
-    return cls(entries) if cls is list or cls is tuple else cls(*entries)
+    return cls(entries) if cls is list or cls is tuple else cls._make(entries)
 
 
 def _leaves(nesting: Any) -> list[Leaf]:
@@ -98,31 +138,96 @@ def _leaves(nesting: Any) -> list[Leaf]:
     return [leaf for entry in nesting[-1] for leaf in _leaves(entry)]
 
 
+Gather = Callable[[Any, list[Any]], bool]
+"""Appends the leaves of a value as NumPy arrays or numbers; False if the value has not the structure."""
+
+
+def _gather_tensor(leaf: Leaf) -> Gather:
+    dtype, shape = leaf.dtype, leaf.shape
+    shared = _SHARED.get(dtype)
+    bits = _BITS.get(dtype.itemsize, torch.uint8)
+
+    def gather(value: Any, arrays: list[Any]) -> bool:
+        if type(value) is not torch.Tensor:
+            return False
+        try:
+            array = value.numpy()  # refuses all that is not plain, and costs less than asking
+        except (RuntimeError, TypeError):
+            return False
+        if array.dtype is not shared or array.shape != shape:
+            return False
+        arrays.append(array)
+        return True
+
+    def gather_bits(value: Any, arrays: list[Any]) -> bool:
+        if type(value) is not torch.Tensor or value.dtype is not dtype or value.shape != shape or not is_plain(value):
+            return False
+        arrays.append(value.contiguous().view(bits).numpy())
+        return True
+
+    return gather if shared is not None else gather_bits
+
+
+def _gather_leaf(leaf: Leaf) -> Gather:
+    kind, dtype, shape = leaf
+    if kind is torch.Tensor:
+        return _gather_tensor(leaf)
+
+    def gather_array(value: Any, arrays: list[Any]) -> bool:
+        if type(value) is not np.ndarray or value.shape != shape or value.dtype != dtype:
+            return False
+        arrays.append(value)
+        return True
+
+    def gather_scalar(value: Any, arrays: list[Any]) -> bool:
+        if not isinstance(value, np.generic) or value.dtype != dtype:
+            return False
+        arrays.append(value)
+        return True
+
+    def gather_number(value: Any, arrays: list[Any]) -> bool:
+        if type(value) is not kind or (kind is int and value not in _INT64):
+            return False
+        arrays.append(value)
+        return True
+
+    return gather_array if kind is np.ndarray else gather_scalar if kind is np.generic else gather_number
+
+
+def _gather(nesting: Any) -> Gather:
+    """Looks at a value as :func:`flatten` does, for one nesting that is known, which is several times as fast."""
+    if isinstance(nesting, Leaf):
+        return _gather_leaf(nesting)
+    cls, entries = nesting[0], [_gather(entry) for entry in nesting[-1]]
+    keys = nesting[1] if cls is dict else None
+
+    def gather(value: Any, arrays: list[Any]) -> bool:
+        if type(value) is not cls or len(value) != len(entries):
+            return False
+        if keys is not None:
+            if tuple([(type(key), key) for key in value]) != keys:
+                return False
+            value = value.values()
+        return all(entry(part, arrays) for entry, part in zip(entries, value, strict=True))
+
+    return gather
+
+
 class Structure:
     """How the results of a job are nested, and where their leaves lie."""
 
     def __init__(self, nesting: Any) -> None:
         self.nesting = nesting
         self.leaves = _leaves(nesting)
-        # One leaf and nothing around it is so common, and so often small, that it pays to look at it directly.
-        self._single = nesting if isinstance(nesting, Leaf) and nesting.kind is torch.Tensor else None
+        self._gather = _gather(nesting)
+
+    def __reduce__(self) -> Any:
+        return Structure, (self.nesting,)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Structure) and self.nesting == other.nesting
 
     __hash__ = None  # type: ignore[assignment]  # dtypes with fields are not hashable in all of NumPy's releases
-
-    def match(self, value: Any) -> list[Any] | None:
-        """The leaves of a value of this structure; None for any other."""
-        leaf = self._single
-        if leaf is not None and type(value) is torch.Tensor:
-            fits = value.shape == leaf.shape and value.dtype is leaf.dtype and is_plain(value)
-            return [value] if fits else None
-        leaves: list[Any] = []
-        try:
-            return leaves if flatten(value, leaves) == self.nesting else None
-        except (NotStackable, RecursionError):
-            return None
 
     def offsets(self, items: int, alignment: int) -> tuple[list[int], int]:
         """Where the block of each leaf begins, and the bytes needed in all, for so many items."""
@@ -132,25 +237,24 @@ class Structure:
             end += -(-leaf.nbytes * items // alignment) * alignment
         return offsets, end
 
-    def write(self, memory: memoryview, offsets: Sequence[int], first: int, values: Sequence[list[Any]]) -> None:
-        """Write the leaves of neighbouring items, of which the first is number ``first``, to their places."""
-        count = len(values)
-        for number, (leaf, offset) in enumerate(zip(self.leaves, offsets, strict=True)):
-            if not leaf.nbytes:
-                continue
+    def places(self, memory: memoryview, offsets: Sequence[int], first: int, items: int) -> list[Any]:
+        """For each leaf the places of ``items`` items in its block, the first of which is number ``first``: to assign to."""
+        found: list[Any] = []
+        for leaf, offset in zip(self.leaves, offsets, strict=True):
             start = offset + first * leaf.nbytes
-            place = memory[start : start + count * leaf.nbytes]
-            if leaf.kind is torch.Tensor:
-                target = torch.frombuffer(place, dtype=leaf.dtype).view(count, *leaf.shape)
-                if count == 1:
-                    target[0].copy_(values[0][number])
-                else:
-                    torch.stack([leaves[number] for leaves in values], out=target)
-            else:
-                dtype = leaf.dtype if isinstance(leaf.dtype, np.dtype) else _numpy_dtype(leaf.kind)
-                array: Any = np.frombuffer(place, dtype).reshape(count, *leaf.shape)
-                for position, leaves in enumerate(values):
-                    array[position] = leaves[number]
+            place = memory[start : start + items * leaf.nbytes]
+            array: Any = np.frombuffer(place, leaf.array_dtype) if leaf.nbytes else np.empty(0, leaf.array_dtype)
+            found.append(array.reshape(items, *leaf.shape))
+        return found
+
+    def write(self, places: Sequence[Any], position: int, value: Any) -> bool:
+        """Copy a value's leaves to their places; False, and nothing is written, if it is of another structure."""
+        arrays: list[Any] = []
+        if not self._gather(value, arrays):
+            return False
+        for place, array in zip(places, arrays, strict=True):
+            place[position] = array
+        return True
 
     def blocks(self, memory: Any, offsets: Sequence[int], items: int, copy_below: int) -> list[Any]:
         """For each leaf a tensor or array of shape (items, ...).
@@ -167,29 +271,24 @@ class Structure:
             elif leaf.nbytes:
                 found.append(torch.frombuffer(piece, dtype=leaf.dtype).view(items, *leaf.shape))
             else:
-                found.append(torch.empty((items, *leaf.shape), dtype=leaf.dtype))
+                found.append(torch.empty((items, *leaf.shape), dtype=leaf.dtype, device="cpu"))
         return found
 
     def stack(self, blocks: Sequence[Any]) -> Any:
         """One value of this nesting with blocks for leaves; Python's numbers are tensors in it."""
         return _build(self.nesting, iter(blocks).__next__)
 
-    def item(self, blocks: Sequence[Any], index: int) -> Any:
-        """One item as its worker made it."""
-        pairs = zip(self.leaves, blocks, strict=True)
-        # An ellipsis makes NumPy give an array of no dimensions, where it would give a number.
-        leaves = iter(
-            [
-                block[index].item()
-                if leaf.kind in _NUMBERS
-                else block[index, ...]
-                if leaf.kind is np.ndarray
-                else block[index]
-                for leaf, block in pairs
-            ]
-        )
-        return _build(self.nesting, leaves.__next__)
-
-
-def _numpy_dtype(kind: type) -> Any:
-    return {int: np.int64, float: np.float64, bool: np.bool_, complex: np.complex128}[kind]
+    def item(self, blocks: Sequence[Any], index: int, copy_below: int) -> Any:
+        """One item as its worker made it; leaves smaller than ``copy_below`` bytes are copies."""
+        leaves = []
+        for leaf, block in zip(self.leaves, blocks, strict=True):
+            if leaf.kind in _NUMBERS:
+                leaves.append(block[index].item())
+            elif leaf.kind is np.ndarray:
+                value = block[index, ...]  # an ellipsis makes it an array also where it has no dimensions
+                leaves.append(value.copy() if leaf.nbytes < copy_below else value)
+            elif leaf.kind is np.generic:
+                leaves.append(block[index])
+            else:
+                leaves.append(block[index].clone() if leaf.nbytes < copy_below else block[index])
+        return _build(self.nesting, iter(leaves).__next__)

@@ -19,17 +19,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from torchdali.pool._channel import INLINE_LIMIT, Receiver, Sender, memory_file, write_file
+from torchdali.pool._channel import INLINE_LIMIT, Receiver, Sender
 from torchdali.pool._claims import Claims
-from torchdali.pool._codec import Encoded, aligned, dumps, encode_all
 from torchdali.pool._failure import Failure, pack
 from torchdali.pool._memory import Memory
 from torchdali.pool._protocol import Result, Task
-from torchdali.pool._stacker import Stacker, structure_of
+from torchdali.pool._structure import Structure
 from torchdali.pool._worker_info import WorkerInfo, seed_generators, set_worker_info
+from torchdali.pool._writer import DescribedRun, Region, StackedRun
 
 __all__ = ["Bench", "describe_item", "work"]
 
@@ -94,42 +93,14 @@ def _prepare_process(tasks: Receiver) -> None:
     threading.Thread(target=_watch_for_end, args=(tasks,), name="torchdali-end", daemon=True).start()
 
 
-class _Region:
-    """The bytes set aside for a run's results: given out from the beginning, as :func:`~torchdali.pool.empty` asks."""
-
-    def __init__(self, memory: Memory) -> None:
-        self.bytes = memoryview(memory.map)
-        self._address = np.frombuffer(memory.map, np.uint8).ctypes.data
-        self.begin(0, 0)
-
-    def begin(self, offset: int, capacity: int) -> None:
-        self.offset = offset
-        self.capacity = capacity
-        self.end = 0
-
-    def allocate(self, nbytes: int) -> memoryview | None:
-        start, end = self.end, self.end + aligned(nbytes)
-        if end > self.capacity:
-            return None
-        self.end = end
-        return self.bytes[self.offset + start : self.offset + start + nbytes]
-
-    def find(self, piece: memoryview) -> int | None:
-        """Where in the region a piece lies already; None if it is elsewhere."""
-        if not self.end:
-            return None
-        start = int(np.frombuffer(piece, np.uint8).ctypes.data) - self._address - self.offset
-        return start if start >= 0 and start + piece.nbytes <= self.end else None
-
-
 class Worker:
     """Worker ``index`` of a pool, in its process."""
 
     def __init__(self, bench: Bench, index: int, generation: int) -> None:
         self._bench = bench
         self._index = index
-        self._region = _Region(bench.memory)
-        self._stackers: dict[bytes, Stacker] = {}
+        self._region = Region(bench.memory)
+        self._structures: dict[bytes, Structure | None] = {}
         self._broken: BaseException | None = None
         setup = bench.setup
         seed = seed_generators(setup.seed, index, generation)
@@ -165,62 +136,64 @@ class Worker:
 
     def _perform(self, task: Task, idle: float) -> None:
         start = time.perf_counter()
-        stacker = None
-        if task.structure is not None:
-            self._region.begin(0, 0)
-            stacker = self._stacker(task.structure)
-            stacker.begin(self._region.bytes, task.offset, task.first, task.total)
-        else:
-            self._region.begin(task.offset, task.capacity)
+        run = self._begin(task)
         try:
             items = pickle.loads(task.items)
         except BaseException as error:  # loading runs the user's code
             items = [_NotLoaded()] * task.size
-            outcomes: list[Any] = [self._fail(item, error) for item in items]
+            for item in items:
+                run.add(self._fail(item, error))
         else:
-            outcomes = self._call(task, items, stacker)
+            self._call(task, items, run)
         seconds = time.perf_counter() - start
-        described = None if stacker is None else stacker.missing
-        if described is not None:
-            outcomes, items = [outcomes[i] for i in described], [items[i] for i in described]
-        structure = structure_of(outcomes) if task.stack and stacker is None else None
-        result = Result(
-            task.serial, self._index, seconds, idle, 0, b"", described, None if structure is None else dumps(structure)
-        )
+        described = run.missing if isinstance(run, StackedRun) else None
+        result = Result(task.serial, self._index, seconds, idle, 0, b"", described, run.structure())
         try:
-            self._deliver(result, items, outcomes)
+            self._deliver(result, run.described)
         except (BrokenPipeError, ConnectionResetError):
             raise
         except (OSError, MemoryError) as error:  # no memory, no descriptor: small failures still get through
-            self._deliver(result._replace(structure=None), items, [self._fail(item, error) for item in items])
+            self._region.begin(0, 0)
+            failures = DescribedRun(self._region, stack=False)
+            for item in items if described is None else [items[position] for position in described]:
+                failures.add(self._fail(item, error))
+            self._deliver(result._replace(structure=None), failures.described)
+        finally:
+            self._region.close()
 
-    def _stacker(self, structure: bytes) -> Stacker:
-        stacker = self._stackers.get(structure)
-        if stacker is None:
-            self._stackers.clear()  # one or two are in use at a time; what was sent before is not sent again
-            stacker = self._stackers[structure] = Stacker(pickle.loads(structure))
-        return stacker
+    def _begin(self, task: Task) -> DescribedRun | StackedRun:
+        if task.structure is None:
+            self._region.begin(task.offset, task.capacity)
+            return DescribedRun(self._region, stack=task.stack)
+        self._region.begin(0, 0)
+        structure = self._structure(task.structure)
+        if structure is None:
+            return DescribedRun(self._region, stack=False)
+        return StackedRun(structure, self._region.bytes, task.offset, task.first, task.size, task.total, self._region)
 
-    def _call(self, task: Task, items: list[Any], stacker: Stacker | None) -> list[Any]:
-        function = self._bench.setup.functions[task.function]
+    def _structure(self, packed: bytes) -> Structure | None:
+        if packed not in self._structures:
+            self._structures.clear()  # one or two are in use at a time; what was before is not sent again
+            try:
+                self._structures[packed] = pickle.loads(packed)
+            except Exception:  # a class of the user's that cannot be loaded here
+                self._structures[packed] = None
+        return self._structures[packed]
+
+    def _call(self, task: Task, items: list[Any], run: DescribedRun | StackedRun) -> None:
+        function = self._bench.setup.functions[task.function] if self._broken is None else self._refuse
         claims, index = self._bench.claims, self._index
-        outcomes: list[Any] = []
         for position, item in enumerate(items):
             claims.advance(index, position)
             try:
-                if self._broken is not None:
-                    raise self._broken
-                outcome = function(item)
-                if stacker is not None:
-                    outcome = stacker.add(outcome)
-            except BaseException as error:
-                outcome = self._fail(item, error)
-                if stacker is not None:
-                    outcome = stacker.skip(outcome)
-            outcomes.append(outcome)
-        if stacker is not None:
-            stacker.flush()
-        return outcomes
+                run.add(function(item))
+            except BaseException as error:  # of the function, or of pickling, which also runs the user's code
+                run.add(self._fail(item, error))
+
+    def _refuse(self, item: object) -> None:
+        """Stands for all functions after ``initialize`` has raised."""
+        assert self._broken is not None
+        raise self._broken
 
     def _fail(self, item: object, error: BaseException) -> Failure:
         name = self._bench.setup.name
@@ -233,52 +206,11 @@ class Worker:
             error = substitute.with_traceback(error.__traceback__)
         return pack(error, self._bench.known_exceptions, where)
 
-    def _deliver(self, result: Result, items: list[Any], outcomes: list[Any]) -> None:
-        region = self._region
-        encoded = encode_all(outcomes, lambda position, error: self._fail(items[position], error))
-        spans, size = _place(encoded, region)
-        pieces = [piece for one in encoded for piece in one.pieces]
-        flat = [span for of_one in spans for span in of_one]
-        described = pickle.dumps(
-            [(one.description, of_one) for one, of_one in zip(encoded, spans, strict=True)], protocol=5
-        )
-        descriptions: bytes | tuple[int, int] = described
-        if len(described) > INLINE_LIMIT // 2:
-            length = len(described)
-            pieces.append(memoryview(described))
-            flat.append((size, length))
-            descriptions = (size, length)
-            size += aligned(length)
-        payload = result._replace(size=size, descriptions=descriptions).pack()
-        if size <= region.capacity:
-            for piece, (start, length) in zip(pieces, flat, strict=True):
-                if region.find(piece) != start:
-                    region.bytes[region.offset + start : region.offset + start + length] = piece
-            self._bench.results.send(payload)
-            return
-        fd = memory_file(size)
-        try:
-            for piece, (start, _) in zip(pieces, flat, strict=True):
-                write_file(fd, piece, start)
-            self._bench.results.send(payload, fd)
-        finally:
-            os.close(fd)
-
-
-def _place(encoded: list[Encoded], region: _Region) -> tuple[list[list[tuple[int, int]]], int]:
-    """For each object the (offset, length) of its pieces, and the end: where they are, or behind what was given out."""
-    end = region.end
-    spans = []
-    for one in encoded:
-        of_one = []
-        for piece in one.pieces:
-            start = region.find(piece)
-            if start is None:
-                start = end
-                end += aligned(piece.nbytes)
-            of_one.append((start, piece.nbytes))
-        spans.append(of_one)
-    return spans, end
+    def _deliver(self, result: Result, described: list[tuple[bytes, list[tuple[int, int]]]]) -> None:
+        pickled = pickle.dumps(described, protocol=5)
+        descriptions = pickled if len(pickled) <= INLINE_LIMIT // 2 else self._region.place(memoryview(pickled))
+        file = self._region.complete_file()
+        self._bench.results.send(result._replace(size=self._region.end, descriptions=descriptions).pack(), file)
 
 
 class _NotLoaded:

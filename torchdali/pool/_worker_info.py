@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -60,17 +61,26 @@ def empty(shape: int | tuple[int, ...], dtype: Any = torch.float32) -> Any:
     Args:
         shape: of the result.
         dtype: torch's, for a tensor; NumPy's, for an array.
+
+    Raises:
+        ValueError: a length is negative.
+        TypeError: a length is no integer.
     """
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    lengths = tuple(operator.index(length) for length in (shape if isinstance(shape, Sequence) else (shape,)))
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"shape is {lengths}; lengths are not negative")
     of_torch = isinstance(dtype, torch.dtype)
     kind = dtype if of_torch else np.dtype(dtype)
-    nbytes = math.prod(shape) * kind.itemsize
+    if not of_torch and kind.subdtype is not None:
+        kind, inner = kind.subdtype
+        lengths += inner
+    nbytes = math.prod(lengths) * kind.itemsize
     memory = None if _allocate is None or not nbytes or getattr(kind, "hasobject", False) else _allocate(nbytes)
     if memory is None:
-        return torch.empty(shape, dtype=kind) if of_torch else np.empty(shape, kind)
+        return torch.empty(lengths, dtype=kind, device="cpu") if of_torch else np.empty(lengths, kind)
     if of_torch:
-        return torch.frombuffer(memory, dtype=kind).view(shape)
-    return np.frombuffer(memory, kind).reshape(shape)
+        return torch.frombuffer(memory, dtype=kind).view(lengths)
+    return np.frombuffer(memory, kind).reshape(lengths)
 
 
 def seed_generators(*key: int) -> int:

@@ -71,6 +71,11 @@ class Workforce:
         return self._closed
 
     @property
+    def owned(self) -> bool:
+        """Whether it is this process's, and not that of the one this was forked from."""
+        return os.getpid() == self._owner
+
+    @property
     def missing(self) -> list[int]:
         """Indices of the workers that are not there."""
         return [index for index in range(self.size) if index not in self.workers]
@@ -85,12 +90,13 @@ class Workforce:
 
     # --- start --------------------------------------------------------------------------------------------------------
 
-    def start(self, method: StartMethod | Any, setup: Setup) -> None:
-        """Start the workers that are missing.
+    def start(self, method: StartMethod | Any, setup: Setup, workers: list[int] | None = None) -> None:
+        """Start workers.
 
         Args:
             method: a name, or one of multiprocessing's contexts.
             setup: what they do; it is not kept, as it may refer to whoever owns this.
+            workers: indices of those that are wanted; None: all that are missing.
 
         Raises:
             TypeError: they have to be told what to do by pickle, and it cannot be pickled.
@@ -103,7 +109,7 @@ class Workforce:
                 start = self._by_fork(stack, setup)
             else:
                 start = self._by_context(stack, setup, method)
-            for index in self.missing:
+            for index in self.missing if workers is None else workers:
                 self.claims.drop(index)
                 with deferred_interrupt():  # a worker that nobody knows of would be left behind
                     self.workers[index] = start(index)

@@ -31,7 +31,7 @@ import weakref
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from torchdali.pool._channel import content_of, file_of
+from torchdali.pool._channel import content_of, file_of, socket_pair
 from torchdali.pool._child import STATUS, DistantChild, own_children
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._start import may_tie, rebuild_bench, tie_to_parent
@@ -62,7 +62,7 @@ class Zygote:
     """The zygote as its parent sees it. Making one forks it."""
 
     def __init__(self) -> None:
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, its = socket_pair()
         self._owner = os.getpid()
         parent = self._owner if may_tie() else None
         with deferred_interrupt(), warnings.catch_warnings():
@@ -224,7 +224,8 @@ def _serve(connection: socket.socket) -> None:
             request, fds, _, _ = socket.recv_fds(connection, 16, _FDS, socket.MSG_CMSG_CLOEXEC)
             if not request:
                 return
-            _fork(connection, fds, children, (woken, wakes))
+            if len(fds) == _FDS:
+                _fork(connection, fds, children, (woken, wakes))
 
 
 def _reap(children: dict[int, int]) -> None:

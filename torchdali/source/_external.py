@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 __all__ = ["CallKind", "ExternalSource"]
@@ -49,8 +49,8 @@ class ExternalSource:
             is what the source returns.
         batch: whether a call makes a batch or a sample.
         batch_info: pass a :class:`BatchInfo` to batch callables.
-        parallel: run the callable in worker processes. Iterables have a state that only one process can have; they run
-            in the main process.
+        parallel: run the source in worker processes. An iterable of batches has a worker of its own, as its state can only
+            be in one process; an iterable of samples runs in the main process.
         prefetch_queue_depth: batches that workers prepare ahead; None: the pipeline's.
         cycle: for iterables, what happens at their end. ``False``/``"no"``: StopIteration until the pipeline is reset.
             ``True``/``"quiet"``: they start again and the epoch never ends. ``"raise"``: StopIteration, and they start
@@ -101,10 +101,11 @@ class ExternalSource:
         if not callable(source) or generator_function:
             if not generator_function and not isinstance(source, Iterable):
                 raise TypeError(f"a source is a callable or an iterable, not {type(source).__name__} {source!r}")
-            if self.parallel:
+            if self.parallel and not self.batch:
                 raise TypeError(
-                    f"the source {self.name} is an iterable, whose state only one process can have: pass parallel=False, "
-                    "or make it a callable of one argument that can be called for any sample"
+                    f"the source {self.name} is an iterable of samples, whose state only one process can have: pass "
+                    "batch=True and yield batches, which a worker of its own then makes; or pass parallel=False; or make it "
+                    "a callable of one argument that can be called for any sample"
                 )
             if inspect.isgenerator(source) and self.cycle != "no":
                 raise TypeError(
@@ -124,6 +125,11 @@ class ExternalSource:
                 "sample. Add an argument, or pass batch=True if it returns batches"
             )
         return "sample"
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether an iterable begins again for each epoch; generators and iterators go on where they are."""
+        return inspect.isgeneratorfunction(self.source) or not isinstance(self.source, Iterator)
 
     def __len__(self) -> int:
         """Number of samples in an epoch, where the source has a length.

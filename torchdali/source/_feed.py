@@ -6,22 +6,22 @@ nobody wants it any more (``cancel``). What it gives is a :class:`Delivery`.
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from torchdali._philox import SOURCE_STREAM, words
-from torchdali.pool import Raised, WorkerPool
+from torchdali.pool import Raised, Stacked, WorkerPool
+from torchdali.source._call import Turn, call_for_batch, check_sample
+from torchdali.source._cycle import Cycle
 from torchdali.source._external import ExternalSource
 from torchdali.source._info import BatchInfo, SampleInfo
-from torchdali.source._outputs import as_batches, as_tensor, split_outputs
+from torchdali.source._outputs import as_batches
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Delivery", "Feed", "ParallelFeed", "SerialFeed", "worker_function"]
+__all__ = ["Delivery", "Feed", "IterableFeed", "ParallelFeed", "SerialFeed"]
 
 
 class Delivery(NamedTuple):
@@ -39,6 +39,16 @@ def _from_samples(samples: list[tuple[torch.Tensor, ...]], stopped: bool) -> Del
     if not samples:
         return Delivery((), 0, stopped)
     return Delivery(tuple(TensorList(column) for column in zip(*samples, strict=True)), len(samples), stopped)
+
+
+def _urgency(info: BatchInfo) -> int:
+    """A priority: batches are made in the order in which they are wanted."""
+    return info.epoch_idx << 32 | info.iteration
+
+
+def _from_batches(batches: Sequence[torch.Tensor | list[torch.Tensor]]) -> Delivery:
+    outputs = tuple(TensorList(batch) if isinstance(batch, list) else TensorList.from_batch(batch) for batch in batches)
+    return Delivery(outputs, len(outputs[0]), False)
 
 
 class Feed(ABC):
@@ -72,63 +82,12 @@ class Feed(ABC):
 # --- in workers -------------------------------------------------------------------------------------------------------
 
 
-def _check_sample(source: ExternalSource, value: object, info: object) -> tuple[torch.Tensor, ...]:
-    what = f"the source {source.name} for {info}"
-    outputs = split_outputs(value, source.num_outputs, what)
-    return tuple(as_tensor(output, f"output {number} of {what}") for number, output in enumerate(outputs))
-
-
-class _WorkerFunction:
-    """What a worker calls for a sample or a batch; None stands for StopIteration.
-
-    The generators of Python, NumPy and torch are seeded for each call by what is asked for: results do not depend on which
-    worker happens to be free, and no two samples share a stream of numbers.
-    """
-
-    def __init__(self, source: ExternalSource, seed: int) -> None:
-        self._source = source
-        self._seed = seed
-        self.__name__ = source.name
-
-    def __call__(self, info: SampleInfo | BatchInfo) -> Any:
-        source: Any = self._source.source
-        self._seed_generators(info)
-        try:
-            if isinstance(info, SampleInfo):
-                return _check_sample(self._source, source(info), info)
-            return self._call_batch(source, info)
-        except StopIteration:
-            return None
-
-    def _call_batch(self, source: Any, info: BatchInfo) -> tuple[list[torch.Tensor], ...]:
-        value = _call_for_batch(self._source, source, info)
-        batches = as_batches(value, self._source.num_outputs, f"the source {self._source.name} for {info}")
-        return tuple(list(batch) for batch in batches)
-
-    def _seed_generators(self, info: SampleInfo | BatchInfo) -> None:
-        a, b, c, d = words(self._seed, info.epoch_idx, SOURCE_STREAM, info[0])
-        random.seed(a << 32 | b)
-        np.random.seed(c)
-        torch.default_generator.manual_seed(d << 31 | a >> 1)
-
-
-def _call_for_batch(config: ExternalSource, source: Any, info: BatchInfo) -> object:
-    if not config.takes_argument:
-        return source()
-    return source(info if config.batch_info else info.iteration)
-
-
-def worker_function(source: ExternalSource, seed: int) -> _WorkerFunction:
-    """The function that a pool runs for a parallel source."""
-    return _WorkerFunction(source, seed)
-
-
 class ParallelFeed(Feed):
     """A callable source in the workers of a pool.
 
     Args:
         source, batch_size: as of any feed.
-        pool: has the source's :func:`worker_function` at place ``function``.
+        pool: has the source's :func:`~torchdali.source._call.worker_function` at place ``function``.
         function: that place.
     """
 
@@ -139,13 +98,16 @@ class ParallelFeed(Feed):
 
     def request(self, info: BatchInfo) -> Any:
         """Hand the batch to the workers."""
-        items: list[Any] = [info] if self.source.kind == "batch" else list(self.samples_of(info))
-        return self._pool.submit(self._function, items)
+        if self.source.kind == "batch":
+            return self._pool.submit(self._function, [info], priority=_urgency(info))
+        return self._pool.submit(self._function, self.samples_of(info), priority=_urgency(info), stack=True)
 
     def receive(self, ticket: Any) -> Delivery:
         """Wait for the workers."""
         results = self._pool.collect(ticket)
-        end = results.index(None) if None in results else len(results)
+        if isinstance(results, Stacked):
+            return Delivery(tuple(TensorList.from_batch(block) for block in results.value), results.size, False)
+        end = next((position for position, result in enumerate(results) if result is None), len(results))
         for result in results[:end]:
             if isinstance(result, Raised):
                 raise result.exception
@@ -154,12 +116,47 @@ class ParallelFeed(Feed):
             return _from_samples(results[:end], stopped)
         if stopped:
             return Delivery((), 0, True)
-        outputs = tuple(TensorList(samples) for samples in results[0])
-        return Delivery(outputs, len(outputs[0]), False)
+        return _from_batches(results[0])
 
     def cancel(self, ticket: Any) -> None:
         """Take the batch from the workers."""
         self._pool.cancel(ticket)
+
+
+class IterableFeed(ParallelFeed):
+    """An iterable source of batches, whose state is in one dedicated worker.
+
+    An iterable that begins anew for each epoch is asked for the epoch's batch of a number. One that cannot (a generator, an
+    iterator) goes on where it is: it is asked for its next batch, and what was asked for and not wanted any more is kept
+    for the next request, because it would be lost.
+
+    Args:
+        source, batch_size, pool, function: as of any parallel feed.
+        worker: index of the dedicated worker.
+    """
+
+    def __init__(
+        self, source: ExternalSource, batch_size: int, pool: WorkerPool, function: int, worker: int | None
+    ) -> None:
+        super().__init__(source, batch_size, pool, function)
+        self._worker = worker
+        self._asked = 0
+        self._kept: deque[Any] = deque()
+
+    def request(self, info: BatchInfo) -> Any:
+        """Ask for the next batch."""
+        if self._kept:
+            return self._kept.popleft()
+        turn = Turn(info, info.iteration if self.source.begins_anew else self._asked)
+        self._asked += 1
+        return self._pool.submit(self._function, [turn], worker=self._worker, priority=_urgency(info))
+
+    def cancel(self, ticket: Any) -> None:
+        """Take the batch from the worker, or keep it for later."""
+        if self.source.begins_anew:
+            super().cancel(ticket)
+        else:
+            self._kept.append(ticket)
 
 
 # --- in this process --------------------------------------------------------------------------------------------------
@@ -170,8 +167,8 @@ class SerialFeed(Feed):
 
     def __init__(self, source: ExternalSource, batch_size: int) -> None:
         super().__init__(source, batch_size)
-        self._iterator: Iterator[Any] | None = None
         self._call: Any = source.source
+        self._cycle = Cycle(source) if source.kind == "iterable" else None
 
     def request(self, info: BatchInfo) -> Any:
         """Only note which batch it is."""
@@ -182,37 +179,25 @@ class SerialFeed(Feed):
 
     def restart(self) -> None:
         """Iterables begin anew; a generator object goes on where it is."""
-        self._iterator = None
+        if self._cycle is not None:
+            self._cycle.begin()
 
     def receive(self, ticket: Any) -> Delivery:
         """Call the source."""
         info: BatchInfo = ticket
         what = f"the source {self.source.name} for {info}"
-        if self.source.kind == "sample" or (self.source.kind == "iterable" and not self.source.batch):
+        if self.source.kind == "sample" or (self._cycle is not None and not self.source.batch):
             samples: list[tuple[torch.Tensor, ...]] = []
             for sample in self.samples_of(info):
                 try:
-                    value = self._call(sample) if self.source.kind == "sample" else self._advance()
+                    value = self._call(sample) if self._cycle is None else next(self._cycle)
                 except StopIteration:
                     return _from_samples(samples, stopped=True)
-                samples.append(_check_sample(self.source, value, sample))
+                samples.append(check_sample(self.source, value, sample))
             return _from_samples(samples, stopped=False)
         try:
-            batch = (
-                self._advance() if self.source.kind == "iterable" else _call_for_batch(self.source, self._call, info)
-            )
+            batch = next(self._cycle) if self._cycle is not None else call_for_batch(self.source, info)
         except StopIteration:
             return Delivery((), 0, True)
         outputs = as_batches(batch, self.source.num_outputs, what)
         return Delivery(outputs, len(outputs[0]), False)
-
-    def _advance(self) -> Any:
-        if self._iterator is None:
-            self._iterator = iter(self._call() if callable(self._call) else self._call)
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            if self.source.cycle != "quiet":
-                raise
-        self._iterator = iter(self._call() if callable(self._call) else self._call)
-        return next(self._iterator)  # an iterable that is empty ends the epoch even so

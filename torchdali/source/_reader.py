@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from torchdali.errors import WorkerDiedError
 from torchdali.pool import DEFAULT_BYTES_PER_ITEM, PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.source._call import worker_function
 from torchdali.source._external import ExternalSource
-from torchdali.source._feed import Delivery, Feed, ParallelFeed, SerialFeed, worker_function
+from torchdali.source._feed import Delivery, Feed, IterableFeed, ParallelFeed, SerialFeed
 from torchdali.source._info import BatchInfo
 from torchdali.tensorlist import TensorList
 
@@ -41,11 +42,12 @@ class SourceBatch(NamedTuple):
 
 
 class _Pending:
-    """A batch that was asked for."""
+    """A batch that is asked for."""
 
-    def __init__(self, info: BatchInfo, tickets: list[Any]) -> None:
+    def __init__(self, info: BatchInfo, feeds: int) -> None:
         self.info = info
-        self.tickets = tickets
+        self.tickets: list[Any] = [None] * feeds
+        """Of each feed; None where it was not asked yet."""
         self.deliveries: list[Delivery] = []
 
 
@@ -56,12 +58,13 @@ class Reader:
         sources: at least one.
         batch_size: samples in a batch.
         num_workers: processes for the parallel sources.
-        prefetch: batches asked for ahead.
+        prefetch: batches asked for ahead, of sources that do not say so themselves.
         seed: of the generators that sources find in the workers.
         last_batch: what becomes of samples that do not fill a batch at the end of an epoch: ``"partial"`` delivers them as
             a short batch, ``"drop"`` drops them with a warning. A short batch that a source made itself is delivered.
         name: for processes and messages.
         before_fork: called before workers are forked; it may raise to forbid it.
+        pool_options: further arguments of :class:`~torchdali.pool.WorkerPool`.
     """
 
     def __init__(
@@ -75,13 +78,20 @@ class Reader:
         last_batch: LastBatch,
         name: str,
         before_fork: Callable[[], None] | None = None,
+        pool_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.batch_size = batch_size
         self._last_batch = last_batch
-        self._prefetch = max([prefetch, *(source.prefetch_queue_depth or 0 for source in sources)])
+        self._depths = [source.prefetch_queue_depth or prefetch for source in sources]
         self._pool: WorkerPool | None = None
         parallel = [source for source in sources if source.parallel]
+        iterables = [source for source in parallel if source.kind == "iterable"]
+        dedicated = 0
         if parallel:
+            if len(iterables) == len(parallel):
+                num_workers = min(num_workers, len(iterables))  # more would have nothing to do
+            shared = 1 if len(iterables) < len(parallel) and num_workers > 1 else 0
+            dedicated = min(len(iterables), num_workers - shared)
             hints = [source.bytes_per_sample_hint for source in parallel if source.bytes_per_sample_hint]
             self._pool = WorkerPool(
                 [worker_function(source, seed) for source in parallel],
@@ -89,13 +99,20 @@ class Reader:
                 name=name,
                 before_fork=before_fork,
                 bytes_per_item=max(hints, default=DEFAULT_BYTES_PER_ITEM),
+                dedicated=dedicated,
+                **(pool_options or {}),
             )
-        self._feeds: list[Feed] = [
-            ParallelFeed(source, batch_size, self._pool, parallel.index(source))
-            if source.parallel and self._pool is not None
-            else SerialFeed(source, batch_size)
-            for source in sources
-        ]
+        self._feeds: list[Feed] = []
+        for source in sources:
+            if self._pool is None or not source.parallel:
+                self._feeds.append(SerialFeed(source, batch_size))
+                continue
+            function = parallel.index(source)
+            if source.kind == "iterable":
+                worker = iterables.index(source) % dedicated
+                self._feeds.append(IterableFeed(source, batch_size, self._pool, function, worker))
+            else:
+                self._feeds.append(ParallelFeed(source, batch_size, self._pool, function))
         self._pending: deque[_Pending] = deque()
         self._epoch = 0
         self._iteration = 0
@@ -138,18 +155,24 @@ class Reader:
 
     def prefetch(self) -> None:
         """Ask for as many batches ahead as was agreed."""
-        while not self._ended and len(self._pending) < self._prefetch:
+        if self._ended:
+            return
+        for position in range(max(self._depths)):
             with deferred_interrupt():
-                info = BatchInfo(self._iteration, self._epoch)
-                self._pending.append(_Pending(info, [feed.request(info) for feed in self._feeds]))
-                self._iteration += 1
+                if position == len(self._pending):
+                    self._pending.append(_Pending(BatchInfo(self._iteration, self._epoch), len(self._feeds)))
+                    self._iteration += 1
+                pending = self._pending[position]
+                for number, depth in enumerate(self._depths):
+                    if position < depth and pending.tickets[number] is None:
+                        pending.tickets[number] = self._feeds[number].request(pending.info)
 
     def _prefetch_if_possible(self) -> None:
         """Ask ahead; that all workers are dead is no matter as long as there is something to give."""
         try:
             self.prefetch()
         except WorkerDiedError:
-            if not self._pending and self._ready is None:
+            if self._ready is None and (not self._pending or None in self._pending[0].tickets):
                 raise
 
     def next(self) -> SourceBatch:
@@ -226,7 +249,8 @@ class Reader:
 
     def _drop(self, pending: _Pending) -> None:
         for number in range(len(pending.deliveries), len(pending.tickets)):
-            self._feeds[number].cancel(pending.tickets[number])
+            if pending.tickets[number] is not None:
+                self._feeds[number].cancel(pending.tickets[number])
 
     def _end(self) -> None:
         self._ended = True

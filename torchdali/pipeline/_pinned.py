@@ -1,0 +1,107 @@
+"""A pool's shared memory as pinned memory: host-to-device copies run straight from what a worker wrote.
+
+``cudaHostRegister`` makes a segment's pages stay where they are and known to the driver, so that a copy from them can be
+asynchronous. Nobody then waits for the copy, and the batch it reads may be dropped meanwhile; so memory that was let go of
+is used again only once the streams that may read it have come as far as they were at that moment.
+
+Source: CUDA Runtime API, "Memory Management" (cudaHostRegister) and "Event Management".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["PinnedMemory"]
+
+_PORTABLE = 1
+"""cudaHostRegisterPortable: pinned for all devices, not only for the current one."""
+
+_ALREADY_REGISTERED = 712
+
+
+class PinnedMemory:
+    """A :class:`~torchdali.pool.MemoryHook` that pins segments once CUDA is initialised.
+
+    A segment that is used before that is pinned when :meth:`pin` is called.
+
+    Reuse waits for the current stream and the default stream of each device in use, and for streams given to
+    :meth:`record_stream`: a batch that is copied on another stream of one's own has to be kept until that copy is done, or the
+    stream be recorded.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, int] = {}
+        self._pinned: dict[int, int] = {}
+        self._streams: weakref.WeakSet[torch.cuda.Stream] = weakref.WeakSet()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are pinned."""
+        return sum(self._pinned.values())
+
+    # --- the hook -----------------------------------------------------------------------------------------------------
+
+    def register(self, address: int, nbytes: int) -> None:
+        """Pin a segment, or note it where CUDA is not initialised."""
+        self._waiting[address] = nbytes
+        if torch.cuda.is_initialized():
+            self.pin()
+
+    def unregister(self, address: int, nbytes: int) -> None:
+        """Undo it."""
+        self._waiting.pop(address, None)
+        if self._pinned.pop(address, None) is not None:
+            with contextlib.suppress(Exception):  # at the interpreter's end CUDA may be gone
+                _cudart().cudaHostUnregister(address)
+
+    def fence(self) -> Callable[[], bool]:
+        """What says whether all that was begun on the streams by now is done."""
+        if not self._pinned:
+            return _passed
+        events = []
+        for stream in self._all_streams():
+            event = torch.cuda.Event()
+            event.record(stream)
+            events.append(event)
+        return lambda: all(event.query() for event in events)
+
+    # --- the device's side --------------------------------------------------------------------------------------------
+
+    def pin(self) -> None:
+        """Pin the segments that are used so far; CUDA has to be initialised.
+
+        Raises:
+            RuntimeError: CUDA refuses it, for example because too much is pinned already.
+        """
+        while self._waiting:
+            address, nbytes = self._waiting.popitem()
+            status = int(_cudart().cudaHostRegister(address, nbytes, _PORTABLE))
+            if status not in (0, _ALREADY_REGISTERED):
+                raise RuntimeError(
+                    f"cudaHostRegister refuses to pin {nbytes} bytes (error {status}); pin_memory=False does without"
+                )
+            self._pinned[address] = nbytes
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Have reuse wait for this stream too."""
+        self._streams.add(stream)
+
+    def _all_streams(self) -> list[torch.cuda.Stream]:
+        found = list(self._streams)
+        for index in range(torch.cuda.device_count()):
+            if torch._C._cuda_hasPrimaryContext(index):
+                found += [torch.cuda.current_stream(index), torch.cuda.default_stream(index)]
+        return list(dict.fromkeys(found))
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()
+
+
+def _passed() -> bool:
+    return True
