@@ -63,6 +63,14 @@ def _of_others(file: str) -> bool:
     return int(maker[1]) not in {own.pid, *(child.pid for child in own.children(recursive=True))}
 
 
+@pytest.fixture
+def no_zygote() -> None:
+    """That of an earlier test is ended."""
+    zygote = living_zygote()
+    if zygote is not None:
+        zygote.close()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """After each test no child process, zombies included, no new file in /dev/shm."""

@@ -13,7 +13,6 @@ import torch
 import torchdali
 from tests.pipeline.support import Plain, Training, count_to, folder_source, numbers, plain
 from torchdali import ExternalSource, JpegFolder, Pipeline, PipelineStateError, WorkerDiedError
-from torchdali.pool._zygote import living_zygote
 
 
 class SourceProblemError(Exception):
@@ -189,10 +188,7 @@ def test_a_pipeline_that_is_dropped_ends_its_workers():
     del pipeline  # the fixture sees whether they are gone
 
 
-def test_after_cuda_workers_are_refused_with_the_reason_and_the_way_out(monkeypatch):
-    zygote = living_zygote()
-    if zygote is not None:  # of an earlier test: it would do
-        zygote.close()
+def test_after_cuda_workers_are_refused_with_the_reason_and_the_way_out(monkeypatch, no_zygote):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     pipeline = plain(count_to(3))
     with pytest.raises(torchdali.CudaInitializedError) as caught:

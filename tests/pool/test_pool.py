@@ -75,7 +75,7 @@ def test_start_does_nothing_while_all_workers_live(make_pool):
     assert pool.pids == pids
 
 
-def test_before_fork_may_forbid_the_fork():
+def test_before_fork_may_forbid_the_fork(no_zygote):
     def forbid():
         raise PermissionError("not now")
 

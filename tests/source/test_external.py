@@ -107,7 +107,9 @@ def test_generators_and_iterators_go_on_where_they_are_and_other_iterables_begin
     def begins_anew(source):
         return ExternalSource(source, batch=True).begins_anew
 
-    assert [begins_anew(source) for source in (generator, Iterable(), [1, 2], functools.partial(generator))] == [True] * 4
+    assert [begins_anew(source) for source in (generator, Iterable(), [1, 2], functools.partial(generator))] == [
+        True
+    ] * 4
     assert [begins_anew(source) for source in (generator(), iter([1, 2]), map(str, [1]))] == [False] * 3
 
 

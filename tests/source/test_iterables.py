@@ -89,7 +89,7 @@ def test_after_a_death_the_next_worker_goes_on_where_the_last_one_was(make_reade
     source = Batches(40) if kind == "an iterable" else iter(Batches(40))
     reader = make_reader(in_a_worker(source), pool_options={"on_worker_death": "restart"})
     seen, makers = [], set()
-    with pytest.warns(RuntimeWarning, match="Another one was started in its place"):
+    with pytest.warns(RuntimeWarning, match="another one was started in its place"):
         for number in range(40):
             for sample in reader.next().outputs[0]:
                 seen.append(int(sample[0]))

@@ -1,4 +1,4 @@
-"""The command line: ``torchdali demo``, ``torchdali info``.
+"""The command line: ``torchdali demo``, ``torchdali info``, ``torchdali bench``.
 
 Each sub-command is a module with ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit status.
 """
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from torchdali._version import __version__
-from torchdali.cli import demo, info
+from torchdali.cli import bench, demo, info
 from torchdali.cli._arguments import Parser, UserError
 
 __all__ = ["main"]
 
-_COMMANDS: dict[str, ModuleType] = {"demo": demo, "info": info}
+_COMMANDS: dict[str, ModuleType] = {"demo": demo, "info": info, "bench": bench}
 
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 """Exit statuses; the last is what shells report of a command that Ctrl-C ended: 128 + SIGINT."""

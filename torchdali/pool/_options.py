@@ -66,6 +66,6 @@ def choose_method(method: Any, before_fork: Callable[[], None] | None) -> tuple[
     except Exception as error:
         if living_zygote() is None:
             raise
-        return "zygote", error
+        return "zygote", error.with_traceback(None)  # which would keep alive whoever asks
     start_zygote()  # while this process may be forked
     return method, None

@@ -138,21 +138,20 @@ class WorkerPool:
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self.name} is closed; make a new one")
-            if self._workforce is not None:
-                workforce, _, recovery = self._require_open()
-                with deferred_interrupt():
+            with deferred_interrupt():
+                if self._workforce is not None:
+                    workforce, _, recovery = self._require_open()
                     recovery.bury(replace=False)
-                if not workforce.missing:
-                    return
-            self._start_missing()
-            assert self._recovery is not None
-            self._recovery.begin()
+                    if not workforce.missing:
+                        return
+                self._start_missing()
+                assert self._recovery is not None
+                self._recovery.begin()
 
     def _start_missing(self, workers: list[int] | None = None) -> None:
         method, obstacle = choose_method(self._options.start_method, self._before_fork)
         if self._workforce is None:
-            with deferred_interrupt():
-                self._prepare()
+            self._prepare()
         assert self._workforce is not None
         try:
             self._workforce.start(method, self._setup, workers)

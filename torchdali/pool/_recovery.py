@@ -25,6 +25,9 @@ __all__ = ["Recovery"]
 CHECK_SECONDS = 0.5
 """How long passes at most between two looks at whether workers are stopped."""
 
+FUTILE_STARTS = 5
+"""So many processes in a row may die in one worker's place without having done anything; then no more are started."""
+
 CLAIM_SECONDS = 1.0
 """How long a living worker may need between taking a task and claiming it (two lines of code) before it is killed."""
 
@@ -62,7 +65,8 @@ class Recovery:
         self._stopped_seconds = stopped_seconds
         self._start = start
         self._stopped: dict[int, float] = {}
-        self._killed: set[int] = set()
+        self._killed: dict[int, str] = {}
+        """Workers that were killed here, and why."""
         self._checked = 0.0
         self._futile: dict[int, int] = {}
         """How many processes in a row have died as worker of an index without having done anything."""
@@ -86,10 +90,10 @@ class Recovery:
             if not child.stopped():
                 self._stopped.pop(index, None)
             elif now - self._stopped.setdefault(index, now) >= self._stopped_seconds:
-                self._kill(index, child)
+                self._kill(index, child, f"was stopped (SIGSTOP) for {self._stopped_seconds:g} s, and killed,")
 
-    def _kill(self, index: int, child: Child) -> None:
-        self._killed.add(index)
+    def _kill(self, index: int, child: Child, why: str) -> None:
+        self._killed[index] = why
         child.signal(signal.SIGKILL)
         wait_for_all([child], CLAIM_SECONDS)
 
@@ -98,23 +102,25 @@ class Recovery:
     def bury(self, *, replace: bool = True) -> None:
         """Deal with the workers that have died, if any; with ``replace`` start others, if that is the policy."""
         lanes: set[int] = set()
+        deaths: list[WorkerDiedError] = []
         while dead := list(self._workforce.take_dead()):
             self._dispatch.receive()  # what they had sent before
             for index, child in dead:
-                self._bury(index, child)
+                deaths.append(self._bury(index, child))
                 lanes.add(self._workforce.lane_of(index))
             for lane in lanes:
                 self._send_lost_again(lane)
-        if not lanes or self.last_death is None:
+        if not deaths:
             return
-        said = self._replace(self.last_death) if self._policy == "restart" and replace else []
+        self.last_death = deaths[-1]
+        said = self._replace(deaths) if self._policy == "restart" and replace else []
         for lane in range(len(self._workforce.lanes)):
             if not self._workforce.serving(lane):
                 self._dispatch.lose_lane(lane, self.last_death)
         for text in said:  # last, since a warning may be an error
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
-    def _bury(self, index: int, child: Child) -> None:
+    def _bury(self, index: int, child: Child) -> WorkerDiedError:
         done = self._statistics.items_by_worker.get(index, 0)
         serial, position = self._workforce.claims.of(index)
         held = self._dispatch.held_by(serial)
@@ -125,23 +131,17 @@ class Recovery:
         self._items_before[index] = done
         error = self._error(index, child, held, position, serial)
         self._statistics.deaths += 1
-        self.last_death = error
         self._stopped.pop(index, None)
         child.forget()
-        if not held:
-            return
-        if self._policy == "restart":
+        if held and self._policy == "restart":
             self._dispatch.redo(serial, position, self._tries, error)
-        else:
+        elif held:
             self._dispatch.lose(serial, error)
+        return error
 
     def _error(self, index: int, child: Child, held: list[object], position: int, serial: int) -> WorkerDiedError:
         message = f"worker {index} of {self._name} (pid {child.pid}) "
-        if index in self._killed:
-            self._killed.discard(index)
-            message += f"was stopped (SIGSTOP) for {self._stopped_seconds:g} s, and killed,"
-        else:
-            message += describe_exit(child.exitcode)
+        message += self._killed.pop(index, "") or describe_exit(child.exitcode)
         if held:
             message += f" while it worked on {describe_item(held[position])}"
         lost = held
@@ -168,7 +168,7 @@ class Recovery:
                 break
             if time.monotonic() > deadline:  # it is buried in the next round
                 for index in taking:
-                    self._kill(index, self._workforce.workers[index])
+                    self._kill(index, self._workforce.workers[index], "did not say what it had taken, and was killed,")
                 break
             time.sleep(0.0005)
         self._dispatch.receive()
@@ -182,23 +182,17 @@ class Recovery:
             sorted([*lost, *(serial for serial in queued if serial in self._dispatch.outstanding)])
         )
 
-    def _replace(self, death: WorkerDiedError) -> list[str]:
+    def _replace(self, deaths: list[WorkerDiedError]) -> list[str]:
         """Start others in the place of the dead; returns what there is to say of it."""
-        wanted = [index for index in self._workforce.missing if self._futile.get(index, 0) < self._tries]
-        given_up = [index for index in self._workforce.missing if index not in wanted]
-        said = []
-        if given_up:
-            said.append(
-                f"{death}. {self._tries} processes have died as worker {', '.join(map(str, given_up))} before they did "
-                "anything; no more are started in its place"
-            )
-        if not wanted:
-            return said
-        try:
-            self._start(wanted)
-        except Exception as error:
-            said.append(f"{death}; it cannot be replaced, {len(self._workforce.workers)} workers go on: {error}")
-        else:
-            self._statistics.restarts += len(wanted)
-            said.append(f"{death}. Another one was started in its place")
-        return said
+        futile = [index for index in self._workforce.missing if self._futile.get(index, 0) >= FUTILE_STARTS]
+        wanted = [index for index in self._workforce.missing if index not in futile]
+        outcome = "another one was started in its place"
+        if wanted:
+            try:
+                self._start(wanted)
+            except Exception as error:
+                outcome = f"it cannot be replaced, {len(self._workforce.workers)} workers go on: {error}"
+            else:
+                self._statistics.restarts += len(wanted)
+        given_up = f"it is number {FUTILE_STARTS} in a row that died before it did anything; no more are started"
+        return [f"{death}; {given_up if death.worker in futile else outcome}" for death in deaths]

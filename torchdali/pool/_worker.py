@@ -159,7 +159,7 @@ class Worker:
                 failures.add(self._fail(item, error))
             self._deliver(result._replace(structure=None), failures.described)
         finally:
-            self._region.close()
+            self._region.begin(0, 0)  # what is made between two calls must not be in memory that is another's by then
 
     def _begin(self, task: Task) -> DescribedRun | StackedRun:
         if task.structure is None:

@@ -7,6 +7,7 @@ in the processor's cache.
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Region:
         self.bytes = memoryview(memory.map)
         self._address = np.frombuffer(memory.map, np.uint8).ctypes.data
         self.file: int | None = None
+        self._lock = threading.Lock()
         self.begin(0, 0)
 
     def begin(self, offset: int, capacity: int) -> None:
@@ -42,10 +44,11 @@ class Region:
 
     def allocate(self, nbytes: int) -> memoryview | None:
         """Memory in the region; None if there is none left."""
-        start, end = self.end, self.end + aligned(nbytes)
-        if end > self._capacity or self.file is not None:
-            return None
-        self.end = self._given = end
+        with self._lock:  # a function may have threads
+            start, end = self.end, self.end + aligned(nbytes)
+            if end > self._capacity or self.file is not None:
+                return None
+            self.end = self._given = end
         return self.bytes[self._offset + start : self._offset + start + nbytes]
 
     def place(self, piece: memoryview) -> tuple[int, int]:

@@ -29,7 +29,7 @@ import traceback
 import warnings
 import weakref
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TextIO
 
 from torchdali.pool._channel import content_of, file_of, socket_pair
 from torchdali.pool._child import STATUS, DistantChild, own_children
@@ -65,6 +65,9 @@ class Zygote:
         ours, its = socket_pair()
         self._owner = os.getpid()
         parent = self._owner if may_tie() else None
+        for stream in (sys.stdout, sys.stderr):  # else what waits in them would be there twice
+            with contextlib.suppress(Exception):
+                stream.flush()
         with deferred_interrupt(), warnings.catch_warnings():
             # Python 3.12 warns of a fork beside threads; the child runs no code that could need their locks.
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
@@ -297,7 +300,14 @@ def _run_worker(request: _Request, fds: list[int], parent: int) -> None:
     os.environ.update(request.environment)
     sys.path[:] = request.path
     sys.argv[:] = request.arguments
+    # What the parent has in their place, and had written into them, is the parent's.
+    sys.stdout = sys.__stdout__ = _standard(1, "strict")  # type: ignore[misc, assignment]
+    sys.stderr = sys.__stderr__ = _standard(2, "backslashreplace")  # type: ignore[misc, assignment]
     work(rebuild_bench(*fds), request.worker, request.generation)
+
+
+def _standard(fd: int, errors: str) -> TextIO:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
 
 
 # --- in the parent ----------------------------------------------------------------------------------------------------
@@ -308,16 +318,22 @@ _zygote_lock = threading.Lock()
 
 def living_zygote() -> Zygote | None:
     """The zygote of this process, if it has one."""
-    return _zygote if _zygote is not None and _zygote.alive else None
+    global _zygote  # noqa: PLW0603  there is one for a process
+    with _zygote_lock:
+        if _zygote is not None and not _zygote.alive:
+            _zygote.close()
+            _zygote = None
+        return _zygote
 
 
 def start_zygote() -> Zygote:
     """Fork the zygote, if there is none: only while this process may be forked."""
     global _zygote  # noqa: PLW0603  there is one for a process
     with _zygote_lock:
-        if _zygote is None or not _zygote.alive:
-            if _zygote is not None:
-                _zygote.close()
+        if _zygote is not None and not _zygote.alive:
+            _zygote.close()
+            _zygote = None
+        if _zygote is None:
             _zygote = Zygote()
         return _zygote
 

@@ -1,0 +1,90 @@
+"""The benchmark of the pool as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torchdali.bench._copy_rate import copy_rate
+from torchdali.bench._measure import WorkloadResult, measure_throughput
+from torchdali.bench._overheads import Overheads, measure_overheads
+from torchdali.bench._process import many_descriptors
+from torchdali.bench._summary import Summary
+from torchdali.bench._workloads import WORKLOADS
+
+__all__ = ["PoolReport", "Progress", "Settings", "count_steps", "measure_pool"]
+
+Progress: TypeAlias = Callable[[str], None]
+"""Called before each step of a benchmark with what comes."""
+
+_OVERHEADS_WORKLOAD = "blobs"
+"""The one in which each sample is a tensor of its own: the hardest on descriptors and memory."""
+_THREADS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how thoroughly."""
+
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    num_workers: int = 2
+    batch_size: int = 64
+    rounds: int = 5
+    samples_scale: float = 1.0
+    """Of the number of samples in an epoch; the samples stay as they are."""
+
+
+def count_steps(settings: Settings) -> int:
+    """How many steps :func:`measure_pool` has with these settings."""
+    throughput = len(settings.workloads) * (1 + 2 * settings.rounds)
+    starts = restarts = 2 * settings.rounds
+    return throughput + starts + restarts + 2 + len(_THREADS)
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    """All that :func:`measure_pool` finds."""
+
+    settings: Settings
+    workloads: list[WorkloadResult]
+    stock: Overheads
+    torchdali: Overheads
+    copy_rates: dict[int, Summary]
+    """The machine's, in GB/s, by the number of threads that copy at once."""
+
+
+def measure_pool(settings: Settings, step: Progress) -> PoolReport:
+    """Compare :class:`torchdali.pool.WorkerPool` with ``torch.utils.data.DataLoader``.
+
+    Args:
+        settings: what and how.
+        step: called before each step with what comes.
+
+    Raises:
+        UnequalBatchesError: the two gave different samples.
+        OSError: there are no more processes or descriptors.
+    """
+    with many_descriptors():
+        results = [
+            measure_throughput(
+                WORKLOADS[name](settings.samples_scale),
+                num_workers=settings.num_workers,
+                batch_size=settings.batch_size,
+                rounds=settings.rounds,
+                step=step,
+            )
+            for name in settings.workloads
+        ]
+        stock, torchdali = measure_overheads(
+            WORKLOADS[_OVERHEADS_WORKLOAD](settings.samples_scale),
+            num_workers=settings.num_workers,
+            batch_size=settings.batch_size,
+            rounds=settings.rounds,
+            step=step,
+        )
+    copy_rates = {}
+    for threads in _THREADS:
+        step(f"copy rate, threads: {threads}")
+        copy_rates[threads] = copy_rate(threads)
+    return PoolReport(settings, results, stock, torchdali, copy_rates)

@@ -1,0 +1,162 @@
+"""Measure torchdali against what PyTorch has, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from torchdali.bench import WORKLOADS, Machine, Settings, as_dict, as_text, count_steps, measure_pool
+from torchdali.cli import _environment as environment
+from torchdali.cli._arguments import UserError, one_line, whole_number
+from torchdali.ops import available_cpus
+
+__all__ = ["add_arguments", "run"]
+
+MOST_WORKERS = 256
+"""More are a slip of the finger, and would bring the machine down before anything could say so."""
+MOST_SCALE = 1000.0
+QUICK = 1 / 32
+_STDOUT = "-"
+_BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: the benchmarks, and theirs."""
+    benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", dest="benchmark", required=True)
+    summary = "Compare the worker pool with torch.utils.data.DataLoader: throughput, starts, descriptors, memory."
+    pool = benchmarks.add_parser("pool", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
+    pool.set_defaults(program=pool.prog)
+    _add_pool_arguments(pool)
+
+
+def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = Settings()
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1, MOST_WORKERS),
+        metavar="N",
+        default=defaults.num_workers,
+        help="worker processes of each engine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number(1),
+        metavar="N",
+        default=defaults.batch_size,
+        help="samples in a batch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=whole_number(1),
+        metavar="N",
+        default=defaults.rounds,
+        help="how often each engine is measured, by turns (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workload",
+        choices=list(WORKLOADS),
+        action="append",
+        help="what to load; may be given several times (default: all of them)",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--samples-scale",
+        type=_scale,
+        metavar="X",
+        default=defaults.samples_scale,
+        help="make epochs X times as long (default: %(default)s, of a second or so)",
+    )
+    size.add_argument(
+        "--quick",
+        dest="samples_scale",
+        action="store_const",
+        const=QUICK,
+        help="make epochs so short that the figures say little: to see that it works",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help=f"write all figures to a file; '{_STDOUT}': to stdout, instead of the tables"
+    )
+    parser.add_argument(
+        "--no-progress", action="store_true", help="no progress bar; there is none either without a terminal"
+    )
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value <= MOST_SCALE:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; it is more than 0 and at most {MOST_SCALE:g}")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the benchmark, print the tables; whatever the figures are, it is a success."""
+    _check_json(arguments.json)
+    settings = Settings(
+        workloads=tuple(dict.fromkeys(arguments.workload or WORKLOADS)),
+        num_workers=arguments.workers,
+        batch_size=arguments.batch_size,
+        rounds=arguments.rounds,
+        samples_scale=arguments.samples_scale,
+    )
+    with _Progress(count_steps(settings), hidden=arguments.no_progress) as progress:
+        try:
+            report = measure_pool(settings, progress.step)
+        except OSError as error:  # no more processes, descriptors or memory
+            raise UserError(one_line(error)) from error
+    machine = Machine(environment.cpu_name(), available_cpus(), environment.versions())
+    data = json.dumps(as_dict(report, machine), indent=2) + "\n"
+    if arguments.json == _STDOUT:
+        sys.stdout.write(data)
+        return 0
+    sys.stdout.write(as_text(report, machine) + "\n")
+    if arguments.json is not None:
+        try:
+            Path(arguments.json).write_text(data)
+        except OSError as error:
+            raise UserError(one_line(error)) from error
+    return 0
+
+
+def _check_json(name: str | None) -> None:
+    """Refuse before anything is measured what could not be written in the end."""
+    if name is None or name == _STDOUT:
+        return
+    path = Path(name)
+    if path.is_dir():
+        raise UserError(f"{name!r} is a folder; --json takes a file")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {str(path.parent)!r} to write the figures to")
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes a type argument for type checkers only
+    monitor_interval = 0  # else a thread watches the bar, while processes are forked
+
+
+class _Progress:
+    """A bar on stderr, if that is a terminal."""
+
+    def __init__(self, steps: int, *, hidden: bool) -> None:
+        # None: tqdm finds out whether there is a terminal.
+        self._bar = _Bar(total=steps, bar_format=_BAR_FORMAT, dynamic_ncols=True, disable=True if hidden else None)
+        self._begun = False
+
+    def step(self, name: str) -> None:
+        """The next step begins, so the one before it is done."""
+        self._bar.set_description_str(name, refresh=False)
+        self._bar.update(int(self._begun))
+        self._begun = True
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._bar.update()
+        self._bar.close()
