@@ -66,7 +66,10 @@ class Sizing:
         """What to set aside for a job."""
         if structure is not None:
             return structure.offsets(items, ALIGNMENT)[1]
-        return self._known[function].capacity * items
+        # In steps of an eighth to a quarter: slots of one size lie in the same places again, whose memory is there already.
+        capacity = self._known[function].capacity
+        step = max(ALIGNMENT, 1 << max(0, capacity.bit_length() - 3))
+        return -(-capacity // step) * step * items
 
     def split(self, function: int, items: int, workers: int) -> list[Run]:
         """A job's items in runs."""
@@ -83,7 +86,6 @@ class Sizing:
             # Follows at once what grows, and slowly what shrinks: one large result shall not cost room for ever.
             needed = _HEADROOM * math.ceil(size / items)
             known.capacity = max(needed, self._smallest, known.capacity - known.capacity // _FADE)
-            known.capacity = -(-known.capacity // ALIGNMENT) * ALIGNMENT
         each = seconds / items
         known.seconds = each if known.seconds is None else 0.9 * known.seconds + 0.1 * each
 

@@ -84,6 +84,10 @@ def _prepare_process(tasks: Receiver) -> None:
     signal.set_wakeup_fd(-1)
     # Collecting what was inherited would copy its pages, one reference count at a time.
     gc.freeze()
+    # One that wakes up does not take the processor from the parent, which is who hands out the work and takes it in; where
+    # another processor is free it makes no difference.
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     # Workers are the parallelism; and the threads of OpenMP and OpenCV did not survive the fork: to wait for them is for ever.
     torch.set_num_threads(1)
     opencv = sys.modules.get("cv2")
