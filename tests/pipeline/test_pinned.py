@@ -16,7 +16,7 @@ def filled(item):
 
 
 def collect(pool, value, count=4):
-    result = pool.collect(pool.submit(0, [value] * count, stack=True))
+    result = pool.collect(pool.submit(0, [value] * count, stack=True), timeout=30)
     assert not any(isinstance(entry, Raised) for entry in result)
     return result.value if isinstance(result, Stacked) else torch.stack(result)
 
@@ -71,9 +71,10 @@ def overwritten(pool):
 @pytest.mark.gpu
 def test_a_batch_that_is_being_copied_is_not_written_to(pinned_pool):
     pool, _ = pinned_pool
+    copied = pool.statistics().copied_bytes  # of the first batch, whose size was not known
     for _ in range(5):
         assert (overwritten(pool) == 1).all()
-    assert pool.statistics().copied_bytes == 0
+    assert pool.statistics().copied_bytes == copied
 
 
 @pytest.mark.gpu

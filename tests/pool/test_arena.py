@@ -294,6 +294,19 @@ def test_memory_is_not_used_again_before_the_fence_has_passed():
     assert arena.reserve(PAGE) is not None
 
 
+def test_memory_whose_fence_cannot_be_made_is_not_used_again_until_it_can():
+    hook = Hook()
+    arena = make(PAGE, hook=hook)
+    reserve(arena, PAGE).release()
+    fence, hook.fence = hook.fence, lambda: 1 / 0
+    assert arena.reserve(PAGE) is None
+    assert isinstance(arena.refused, ZeroDivisionError)
+    hook.fence = fence
+    assert arena.reserve(PAGE) is None
+    hook.fences[0].append(True)
+    assert arena.reserve(PAGE) is not None
+
+
 def test_a_hook_that_refuses_a_segment_is_remembered_and_nothing_is_reserved():
     arena = make(2 * PAGE, hook=Hook(refuse=True))
     assert arena.reserve(PAGE) is None

@@ -10,7 +10,6 @@ Source: CUDA Runtime API, "Memory Management" (cudaHostRegister) and "Event Mana
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +36,7 @@ class PinnedMemory:
     def __init__(self) -> None:
         self._waiting: dict[int, int] = {}
         self._pinned: dict[int, int] = {}
-        self._streams: weakref.WeakSet[torch.cuda.Stream] = weakref.WeakSet()
+        self._streams: dict[tuple[int, int], torch.cuda.Stream] = {}
 
     @property
     def nbytes(self) -> int:
@@ -89,14 +88,19 @@ class PinnedMemory:
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Have reuse wait for this stream too."""
-        self._streams.add(stream)
+        self._streams[_key(stream)] = stream
 
     def _all_streams(self) -> list[torch.cuda.Stream]:
-        found = list(self._streams)
+        found = dict(self._streams)
         for index in range(torch.cuda.device_count()):
             if torch._C._cuda_hasPrimaryContext(index):
-                found += [torch.cuda.current_stream(index), torch.cuda.default_stream(index)]
-        return list(dict.fromkeys(found))
+                for stream in (torch.cuda.current_stream(index), torch.cuda.default_stream(index)):
+                    found[_key(stream)] = stream
+        return list(found.values())
+
+
+def _key(stream: torch.cuda.Stream) -> tuple[int, int]:
+    return stream.device_index, stream.cuda_stream
 
 
 def _cudart() -> Any:

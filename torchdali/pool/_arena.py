@@ -239,7 +239,13 @@ class Arena:
             offsets.append(returned if isinstance(returned, int) else returned.offset)
         if self._hook is not None:
             if offsets:
-                self._fenced.append((self._hook.fence(), offsets))
+                try:
+                    fence = self._hook.fence()
+                except Exception as error:  # memory that may be read is not used again; the next time may be better
+                    self.refused = error
+                    self._returned.extend(offsets)
+                else:
+                    self._fenced.append((fence, offsets))
             offsets = []
             while self._fenced and self._fenced[0][0]():
                 offsets += self._fenced.popleft()[1]
