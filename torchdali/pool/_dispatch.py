@@ -112,7 +112,7 @@ class Dispatch:
             capacity,
             run.size,
             items,
-            job.stack and self._sizing.learns(job.function),
+            job.stack,
             job.packed_structure,
             run.first,
             len(job.items),

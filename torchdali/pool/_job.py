@@ -60,6 +60,8 @@ class Job:
     structure: Structure | None = None
     """What the results are expected to have, where blocks are made for them."""
     packed_structure: bytes | None = None
+    agreed: Structure | None = None
+    """What the results of a complete job turned out to have, where no blocks were made for them."""
     runs: dict[int, Run] = field(default_factory=dict)
     """By number; a run that is lost can become several others."""
     parts: dict[int, Part] = field(default_factory=dict)

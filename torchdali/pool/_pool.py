@@ -246,8 +246,9 @@ class WorkerPool:
             items: the arguments, one a call.
             worker: a dedicated worker that is to do it; None: those that are not dedicated, and where all are, the first.
             priority: the lower, the sooner; jobs of one priority are begun in the order in which they are submitted.
-            stack: have results of one structure laid together, so that :meth:`collect` can give a :class:`Stacked`. What
-                structure a function's results have is learnt from its first such jobs.
+            stack: where all results are of one structure (nested tuples, lists and dicts of tensors, arrays and numbers, of
+                equal types and shapes), :meth:`collect` gives a :class:`Stacked`. Once such a job is complete, the workers
+                write those that are submitted later straight to their places.
 
         Raises:
             WorkerDiedError: no worker is left.

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from torchdali.pool._arena import Bytes
-from torchdali.pool._codec import SMALL, decode_all
+from torchdali.pool._codec import ALIGNMENT, SMALL, decode_all
 from torchdali.pool._failure import Failure
 from torchdali.pool._failure import unpack as unpack_failure
 from torchdali.pool._job import Job, Part, Raised, Run, Stacked
+from torchdali.pool._structure import Structure
 from torchdali.pool._worker import describe_item
 
 __all__ = ["unpack"]
@@ -45,7 +46,17 @@ def unpack(job: Job, known: list[type[BaseException]], name: str) -> list[Any] |
         if isinstance(outcome, Failure):
             note = f"raised for {describe_item(job.items[position])} in a worker of {name}"
             outcomes[position] = Raised(unpack_failure(outcome, known, note))
-    return outcomes
+    return outcomes if job.agreed is None else _stack(job.agreed, outcomes)
+
+
+def _stack(structure: Structure, values: list[Any]) -> Stacked:
+    """What was not expected to be of one structure, or had no slot, and is: put together here, by a copy."""
+    offsets, size = structure.offsets(len(values), ALIGNMENT)
+    memory = np.empty(size, np.uint8)
+    places = structure.places(memory.data, offsets, 0, len(values))
+    for position, value in enumerate(values):
+        structure.write(places, position, value)
+    return Stacked(structure.stack(structure.blocks(memory, offsets, len(values), 0)), len(values))
 
 
 def _unpack_run(job: Job, run: Run, part: Part, root: Bytes, blocks: list[Any]) -> list[Any]:

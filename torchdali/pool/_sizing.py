@@ -6,7 +6,7 @@ import math
 import pickle
 from dataclasses import dataclass
 
-from torchdali.pool._codec import ALIGNMENT, dumps
+from torchdali.pool._codec import ALIGNMENT
 from torchdali.pool._job import Job, Run
 from torchdali.pool._structure import Structure
 
@@ -21,9 +21,6 @@ _FADE = 16
 _HEADROOM = 2
 """A slot is this many times as large as results have been so far; memory that is not written to costs nothing."""
 
-_PATIENCE = 8
-"""Jobs without a common structure after which only every so many-th is asked for one."""
-
 
 @dataclass
 class _Known:
@@ -33,8 +30,6 @@ class _Known:
     seconds: float | None = None
     structure: Structure | None = None
     packed: bytes | None = None
-    unlike: int = 0
-    """Jobs in a row whose results had no common structure."""
 
 
 class Sizing:
@@ -56,11 +51,6 @@ class Sizing:
     def packed(self, function: int) -> bytes | None:
         """The same, pickled."""
         return self._known[function].packed
-
-    def learns(self, function: int) -> bool:
-        """Whether it is worth asking a job's results for their structure."""
-        known = self._known[function]
-        return known.structure is None and (known.unlike < _PATIENCE or known.unlike % _PATIENCE == 0)
 
     def bytes_of(self, function: int, items: int, structure: Structure | None) -> int:
         """What to set aside for a job."""
@@ -96,20 +86,13 @@ class Sizing:
             if any(part.described != [] for part in job.parts.values()) and known.structure is job.structure:
                 known.structure = known.packed = None
             return
-        if known.structure is not None:
-            return
         packed = {part.structure for part in job.parts.values()}
-        if None in packed:
-            known.unlike += 1
+        data = packed.pop() if len(packed) == 1 else None
+        if data is None:
             return
-        try:
-            structures: list[Structure] = [pickle.loads(data) for data in packed if data is not None]
-        except Exception:  # a class of the user's that cannot be loaded here
-            known.unlike += 1
-            return
-        if any(structure != structures[0] for structure in structures[1:]):
-            known.unlike += 1
-            return
-        if structures:
-            known.structure, known.unlike = structures[0], 0
-            known.packed = dumps(structures[0])
+        if data != known.packed:
+            try:
+                known.structure, known.packed = pickle.loads(data), data
+            except Exception:  # a class of the user's that cannot be loaded here
+                return
+        job.agreed = known.structure
