@@ -135,6 +135,7 @@ def _reports_from_child(item: pytest.Item) -> list[pytest.TestReport]:
             pid = os.fork()
         if pid == 0:
             gc.freeze()  # what was there before is not this test's: collecting garbage would copy all of it
+            torch.set_num_threads(1)  # OpenMP's others did not survive the fork, and would be waited for
             try:
                 # As if another test of the module followed: what several tests share is the parent's to take down.
                 nextitem = cast("pytest.Item", item.parent)

@@ -51,6 +51,10 @@ def test_torch_uses_one_thread(make_pool):
     assert run(make_pool, lambda item: torch.get_num_threads()) == 1
 
 
+def test_workers_do_not_preempt_their_parent_when_they_wake_up(make_pool):
+    assert run(make_pool, lambda item: os.sched_getscheduler(0)) == os.SCHED_BATCH
+
+
 def test_torch_computes_in_a_worker_after_it_has_computed_here(make_pool):
     torch.ones(500, 500) @ torch.ones(500, 500)
     assert run(make_pool, lambda item: float((torch.ones(500, 500) @ torch.ones(500, 500)).sum())) == 500.0**3

@@ -67,9 +67,8 @@ class Dispatch:
         """Make a job and send what the channel takes of it."""
         workers = 1 if lane else self._workforce.size - self._workforce.dedicated
         runs = self._sizing.split(function, len(items), workers)
-        pickled = [
-            dumps(items[run.first : run.first + run.size]) for run in runs
-        ]  # may raise: before anything is taken
+        # May raise, so before anything is taken.
+        pickled = [dumps(items[run.first : run.first + run.size]) for run in runs]
         structure = self._sizing.structure(function) if stack else None
         nbytes = self._sizing.bytes_of(function, len(items), structure)
         slot = self._arena.reserve(nbytes) if items else None
@@ -119,6 +118,7 @@ class Dispatch:
         )
         self.outstanding[serial] = Outstanding(job, number)
         self._unsent[job.lane].append((serial, task.pack()))
+        self._latest[job.lane] = max(self._latest[job.lane], job.priority)
 
     @property
     def waits_for_room(self) -> bool:

@@ -39,7 +39,7 @@ from torchdali.pool._recovery import CHECK_SECONDS, Recovery
 from torchdali.pool._results import unpack
 from torchdali.pool._sizing import Sizing
 from torchdali.pool._statistics import PoolStatistics
-from torchdali.pool._worker import Setup, describe_item
+from torchdali.pool._worker import Setup
 from torchdali.pool._workforce import StartMethod, Workforce
 
 __all__ = ["WorkerPool"]
@@ -308,10 +308,13 @@ class WorkerPool:
                     if job.complete:
                         break
                     if timeout is not None and waited >= timeout:
-                        raise TimeoutError(f"waited for {waited:.1f} s; {self._whom(job)}")
+                        raise TimeoutError(f"waited for {waited:.1f} s; {self._require_open()[2].whom(job)}")
                     if waited > SILENT_SECONDS and not told:
                         told = True
-                        warnings.warn(f"{self.name} has waited for {waited:.0f} s; {self._whom(job)}", stacklevel=2)
+                        warnings.warn(
+                            f"{self.name} has waited for {waited:.0f} s; {self._require_open()[2].whom(job)}",
+                            stacklevel=2,
+                        )
             finally:
                 self._statistics.wait_seconds += time.perf_counter() - start
             with deferred_interrupt():
@@ -373,20 +376,6 @@ class WorkerPool:
             recovery.check_stopped()
             if not ready or ready - {results}:
                 recovery.bury()
-
-    def _whom(self, job: Job) -> str:
-        """What a job waits for, for people."""
-        workforce, dispatch, _ = self._require_open()
-        in_hand = []
-        for index, child in workforce.workers.items():
-            serial, position = workforce.claims.of(index)
-            entry = dispatch.outstanding.get(serial)
-            if entry is not None and entry.job is job:
-                item = describe_item(entry.job.items[entry.run.first + min(position, entry.run.size - 1)])
-                state = "is stopped at" if child.stopped() else "works on"
-                in_hand.append(f"worker {index} (pid {child.pid}) {state} {item}")
-        missing = len(job.runs) - len(job.parts)
-        return "; ".join(in_hand) or f"{missing} runs of calls are not begun, all workers have others in hand"
 
     def _tell_of_limit(self) -> None:
         if self._statistics.refused and not self._told_of_limit:

@@ -15,6 +15,7 @@ from torchdali.errors import WorkerDiedError
 from torchdali.pool._child import Child, describe_exit, wait_for_all
 from torchdali.pool._claims import TAKING
 from torchdali.pool._dispatch import Dispatch
+from torchdali.pool._job import Job
 from torchdali.pool._options import OnWorkerDeath
 from torchdali.pool._statistics import PoolStatistics
 from torchdali.pool._worker import describe_item
@@ -77,6 +78,19 @@ class Recovery:
         """Workers were started on request: what was before does not count any more."""
         self.last_death = None
         self._futile.clear()
+
+    def whom(self, job: Job) -> str:
+        """What a job waits for, for people."""
+        in_hand = []
+        for index, child in self._workforce.workers.items():
+            serial, position = self._workforce.claims.of(index)
+            entry = self._dispatch.outstanding.get(serial)
+            if entry is not None and entry.job is job:
+                item = describe_item(job.items[entry.run.first + min(position, entry.run.size - 1)])
+                state = "is stopped at" if child.stopped() else "works on"
+                in_hand.append(f"worker {index} (pid {child.pid}) {state} {item}")
+        missing = len(job.runs) - len(job.parts)
+        return "; ".join(in_hand) or f"{missing} runs of calls are not begun, all workers have others in hand"
 
     # --- stopped ------------------------------------------------------------------------------------------------------
 

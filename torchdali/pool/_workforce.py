@@ -20,6 +20,7 @@ from torchdali.pool._channel import Receiver, Sender, channel
 from torchdali.pool._child import Child, OwnChild, end_all, own_children
 from torchdali.pool._claims import Claims
 from torchdali.pool._failure import known_exceptions
+from torchdali.pool._forking import logging_at_rest
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._memory import Memory
 from torchdali.pool._start import descriptors, forked, may_tie, pack_setup, spawned
@@ -137,7 +138,8 @@ class Workforce:
                 name=self._name(index),
                 daemon=True,
             )
-            process.start()
+            with logging_at_rest():
+                process.start()
             return OwnChild(process)
 
         return start

@@ -33,6 +33,7 @@ from typing import NamedTuple, NoReturn, TextIO
 
 from torchdali.pool._channel import content_of, file_of, socket_pair
 from torchdali.pool._child import STATUS, DistantChild, own_children
+from torchdali.pool._forking import logging_at_rest
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._start import may_tie, rebuild_bench, tie_to_parent
 from torchdali.pool._worker import work
@@ -68,7 +69,7 @@ class Zygote:
         for stream in (sys.stdout, sys.stderr):  # else what waits in them would be there twice
             with contextlib.suppress(Exception):
                 stream.flush()
-        with deferred_interrupt(), warnings.catch_warnings():
+        with deferred_interrupt(), logging_at_rest(), warnings.catch_warnings():
             # Python 3.12 warns of a fork beside threads; the child runs no code that could need their locks.
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
             self.pid = os.fork()
