@@ -331,3 +331,38 @@ def test_seeding_workers_leaves_the_parents_generators_alone(make_pool):
     pool = make_pool(drawn)
     pool.collect(pool.submit(0, range(10)))
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_jobs_submitted_together_are_begun_at_the_end(make_pool):
+    begun = Tally(4)
+    pool = make_pool(lambda item: begun.add(item), workers=1)
+    with pool.together():
+        jobs = [pool.submit(0, [item]) for item in range(3)]
+        with pool.together():
+            jobs.append(pool.submit(0, [3], priority=-1))
+        time.sleep(0.05)
+        assert begun.counts(4) == [0] * 4
+    for job in jobs:
+        pool.collect(job)
+    assert begun.counts(4) == [1] * 4
+
+
+def test_an_error_among_jobs_submitted_together_does_not_hold_back_the_others(make_pool):
+    pool = make_pool(str)
+    jobs = []
+
+    def submit():
+        with pool.together():
+            jobs.append(pool.submit(0, [1, 2]))
+            pool.submit(9, [0])
+
+    with pytest.raises(IndexError):
+        submit()
+    (job,) = jobs
+    assert pool.collect(job, timeout=BOUND) == ["1", "2"]
+
+
+def test_waiting_inside_for_a_job_that_is_held_back_is_no_deadlock(make_pool):
+    pool = make_pool(str)
+    with pool.together():
+        assert pool.collect(pool.submit(0, [1]), timeout=BOUND) == ["1"]

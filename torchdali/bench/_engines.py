@@ -164,7 +164,9 @@ class TorchdaliEngine(Engine):
         """Begin an epoch."""
         following = iter(order)
         ahead = itertools.islice(following, PREFETCH * self.num_workers)
-        return self._drain(len(order), deque([self._submit(batch) for batch in ahead]), following)
+        with self._pool.together():
+            jobs = deque([self._submit(batch) for batch in ahead])
+        return self._drain(len(order), jobs, following)
 
     def _submit(self, batch: list[int]) -> Job:
         return self._pool.submit(0, batch, stack=self.workload.stacked)
@@ -183,8 +185,7 @@ class TorchdaliEngine(Engine):
         for sample in samples:
             if isinstance(sample, Raised):
                 raise sample.exception
-        # The pool learns from its first jobs that their results can be laid together.
-        return torch.stack(samples) if self.workload.stacked else samples
+        return samples
 
     @property
     def pids(self) -> list[int]:

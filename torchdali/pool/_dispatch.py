@@ -7,9 +7,11 @@ hands; or gone, when its run has come back or its job was cancelled. ``outstandi
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import os
 from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +59,7 @@ class Dispatch:
         self._sizing = sizing
         self._statistics = statistics
         self._serials = itertools.count(1)
+        self._holds = 0
         self._unsent: list[deque[tuple[int, bytes]]] = [deque() for _ in workforce.lanes]
         self._latest = [0 for _ in workforce.lanes]
         """The priority of what was put into each lane last."""
@@ -125,8 +128,21 @@ class Dispatch:
         """True when there are tasks that a channel had no room for."""
         return any(self._unsent)
 
-    def send(self) -> None:
-        """Hand over as many tasks as the channels take now."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Context in which nothing is sent before its end."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._workforce.closed:
+                self.send()
+
+    def send(self, *, held: bool = False) -> None:
+        """Hand over as many tasks as the channels take now; with ``held`` also what is held back."""
+        if self._holds and not held:
+            return
         for lane, unsent in zip(self._workforce.lanes, self._unsent, strict=True):
             while unsent and lane.tasks_in.send(unsent[0][1], key=unsent[0][0], block=False):
                 unsent.popleft()

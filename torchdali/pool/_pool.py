@@ -8,23 +8,21 @@ when somebody calls it, and workers have enough queued to stay busy in between.
 Scheduling. The tasks for all workers are in one channel and whoever is free takes the next, so a slow item holds up nobody
 else. A run is as many items as take about 2 ms, so that the cost of a message does not matter and waiting does not either.
 
-Memory. Each job has a slot of the arena. Where its results are expected to be of one structure, the slot holds a block for
-each leaf; otherwise each item has an equal share, a generous estimate from what came before (untouched memory costs
-nothing). What does not fit, or a job for which no slot is free because the user keeps what was delivered, comes through a
-memory file instead and is copied: slower, never stuck.
-
-Deaths are for ``_recovery``.
+Memory. Each job has a slot of the arena: with a block for each leaf where its results are expected to be of one structure,
+else with an equal share for each item, a generous estimate. What does not fit, or has no slot because the user keeps what was
+delivered, comes through a memory file and is copied: slower, never stuck.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import select
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -272,6 +270,14 @@ class WorkerPool:
                 raise
             return job
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Context in which jobs are only noted; the workers get them at its end, and do not get in between them."""
+        with self._lock:
+            _, dispatch, _ = self._require_open()
+            with dispatch.held():
+                yield
+
     def _lane(self, worker: int | None) -> int:
         dedicated = self._options.dedicated
         if worker is None:
@@ -371,7 +377,7 @@ class WorkerPool:
         seconds = min(seconds, ROOM_SECONDS if dispatch.waits_for_room else CHECK_SECONDS)
         ready = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
         with deferred_interrupt():
-            dispatch.send()
+            dispatch.send(held=True)  # somebody waits
             dispatch.receive()
             recovery.check_stopped()
             if not ready or ready - {results}:

@@ -10,6 +10,7 @@ a batch is kept, and the next call waits for the rest; what was looked at and no
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -157,6 +158,10 @@ class Reader:
         """Ask for as many batches ahead as was agreed."""
         if self._ended:
             return
+        with contextlib.nullcontext() if self._pool is None else self._pool.together():
+            self._ask_ahead()
+
+    def _ask_ahead(self) -> None:
         for position in range(max(self._depths)):
             with deferred_interrupt():
                 if position == len(self._pending):
