@@ -199,3 +199,21 @@ if __name__ == "__main__":
 def test_a_method_that_there_is_not_is_named(method):
     with pytest.raises(ValueError, match=f"start_method is {method!r}"):
         WorkerPool([len], 1, start_method=method)
+
+
+@pytest.mark.parametrize("default", ["spawn", "forkserver"])
+def test_the_default_of_multiprocessing_does_not_matter(program, default):
+    running = program(
+        f"""
+        import multiprocessing
+        multiprocessing.set_start_method({default!r})
+        from torchdali.pool import WorkerPool
+        inherited = (value for value in "cannot be pickled")
+        with WorkerPool([lambda item: next(inherited) + item], 1) as pool:
+            print(pool.collect(pool.submit(0, ["!"])), flush=True)
+        """,
+        abrupt=True,
+    )
+    ended = running.wait()
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.strip() == "['c!']"

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from tests.pool.file_tally import FileTally
-from tests.pool.support import BOUND, alive, all_gone, wait_until
+from tests.pool.support import BOUND, Tally, alive, all_gone, wait_until
 from torchdali.errors import WorkerDiedError
-from torchdali.pool import Raised
+from torchdali.pool import Raised, _pool
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("ignore:.*workers? :RuntimeWarning")]
 
@@ -235,3 +235,14 @@ def test_what_is_beyond_the_timeout_is_done_by_whoever_asks_next(make_pool, call
     call.go.add(0)
     thread.join(BOUND)
     assert answers == [[7]]
+
+
+def test_a_wait_that_lasts_says_what_it_waits_for(make_pool, monkeypatch):
+    monkeypatch.setattr(_pool, "SILENT_SECONDS", 0.3)
+    go = Tally(1)
+    pool = make_pool(lambda item: go.wait(0) if item == "slow" else item)
+    job = pool.submit(0, ["quick", "slow"])
+    threading.Timer(1.5, lambda: go.add(0)).start()
+    with pytest.warns(UserWarning, match=r"pool has waited for \d+ s; worker \d \(pid \d+\) works on 'slow'") as told:
+        assert pool.collect(job) == ["quick", True]
+    assert len(told) == 1
