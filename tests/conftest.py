@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import re
+import signal
 import tempfile
 import time
 import traceback
@@ -25,6 +26,11 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else asking is en
 CUDA = torch.cuda.is_available()
 
 LARGER = os.environ.get("TORCHDALI_TEST_DATA")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in whatever a shell starts in the background. Tests press Ctrl-C, here and in the programs that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
