@@ -320,3 +320,12 @@ def test_a_small_result_of_a_list_holds_no_shared_memory_if_it_is_kept(make_pool
     del found
     assert arena(pool).in_use == 0
     assert [int(label) for _, label in kept] == list(range(1, 1000))
+
+
+def test_values_that_change_on_their_way_are_never_stacked_wrongly(make_pool):
+    """NumPy's pickle brings dates of the other byte order into the machine's own."""
+    pool = make_pool(lambda item: np.full(5000, item, ">M8[s]"))
+    for _ in range(3):
+        result = run_stacked(pool, range(1, 5))
+        rows = result.value if isinstance(result, Stacked) else result
+        assert [{int(date) for date in row.astype("i8")} for row in rows] == [{1}, {2}, {3}, {4}]

@@ -32,7 +32,7 @@ class Task(NamedTuple):
     stack: bool = False
     """Tell what structure the results have, if they have one."""
     structure: bytes | None = None
-    """A pickled :class:`~torchdali.pool._structure.Structure` that results are expected to have."""
+    """The pickled nesting of a :class:`~torchdali.pool._structure.Structure` that results are expected to have."""
     first: int = 0
     """Position of the first item in the job, and the number of items in it: they tell the places in the blocks."""
     total: int = 0
@@ -63,7 +63,7 @@ class Result(NamedTuple):
     described: list[int] | None = None
     """Positions in the run of what is described; None: all."""
     structure: bytes | None = None
-    """The results' common structure, if it was asked for and there is one."""
+    """The pickled nesting that all results have, if it was asked for and there is one."""
 
     def pack(self) -> bytes:
         """As a payload."""

@@ -49,13 +49,16 @@ def unpack(job: Job, known: list[type[BaseException]], name: str) -> list[Any] |
     return outcomes if job.agreed is None else _stack(job.agreed, outcomes)
 
 
-def _stack(structure: Structure, values: list[Any]) -> Stacked:
-    """What was not expected to be of one structure, or had no slot, and is: put together here, by a copy."""
+def _stack(structure: Structure, values: list[Any]) -> list[Any] | Stacked:
+    """What was not expected to be of one structure, or had no slot, and is: put together here, by a copy.
+
+    As it is where a value has changed on its way: NumPy's pickle turns some types into the machine's byte order.
+    """
     offsets, size = structure.offsets(len(values), ALIGNMENT)
     memory = np.empty(size, np.uint8)
     places = structure.places(memory.data, offsets, 0, len(values))
-    for position, value in enumerate(values):
-        structure.write(places, position, value)
+    if not all(structure.write(places, position, value) for position, value in enumerate(values)):
+        return values
     return Stacked(structure.stack(structure.blocks(memory, offsets, len(values), 0)), len(values))
 
 

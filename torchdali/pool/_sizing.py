@@ -49,7 +49,7 @@ class Sizing:
         return self._known[function].structure
 
     def packed(self, function: int) -> bytes | None:
-        """The same, pickled."""
+        """Its nesting, pickled."""
         return self._known[function].packed
 
     def bytes_of(self, function: int, items: int, structure: Structure | None) -> int:
@@ -92,7 +92,7 @@ class Sizing:
             return
         if data != known.packed:
             try:
-                known.structure, known.packed = pickle.loads(data), data
+                known.structure, known.packed = Structure(pickle.loads(data)), data
             except Exception:  # a class of the user's that cannot be loaded here
                 return
         job.agreed = known.structure

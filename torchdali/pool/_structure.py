@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-__all__ = ["NotStackable", "Structure", "flatten"]
+__all__ = ["NotStackable", "Structure", "nesting_of"]
 
 _INT64 = range(-(2**63), 2**63)
 _KEYS = (str, int, bool, bytes)
@@ -84,8 +84,8 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
-def flatten(value: Any, leaves: list[Any]) -> Any:
-    """Append the leaves of a value to ``leaves`` and return how it is nested: hashable, leaves being :class:`Leaf`.
+def nesting_of(value: Any) -> Any:
+    """How a value is nested: tuples all the way down to the leaves, which are each a :class:`Leaf`.
 
     Raises:
         NotStackable: something in it is none of the above, or a number that does not fit in 64 bits.
@@ -94,26 +94,23 @@ def flatten(value: Any, leaves: list[Any]) -> Any:
     if cls is torch.Tensor:
         if not is_plain(value) or value.dim() > _MOST_DIMENSIONS:
             raise NotStackable
-        leaves.append(value)
         return Leaf(torch.Tensor, value.dtype, tuple(value.shape))
     if cls is np.ndarray or isinstance(value, np.generic):
         if value.dtype.hasobject or not value.dtype.itemsize or value.ndim > _MOST_DIMENSIONS:
             raise NotStackable
-        leaves.append(value)
         return Leaf(np.ndarray if cls is np.ndarray else np.generic, value.dtype, value.shape)
     if cls in _NUMBERS:
         if cls is int and value not in _INT64:
             raise NotStackable
-        leaves.append(value)
         return Leaf(cls, _NUMBERS[cls], ())
     if cls is tuple or cls is list or _is_named_tuple(cls):
-        return cls, tuple([flatten(entry, leaves) for entry in value])
+        return cls, tuple([nesting_of(entry) for entry in value])
     if cls is dict:
         if any(type(key) not in _KEYS for key in value):
             raise NotStackable
         # With their types, as 1 and True are equal.
         keys = tuple([(type(key), key) for key in value])
-        return cls, keys, tuple([flatten(entry, leaves) for entry in value.values()])
+        return cls, keys, tuple([nesting_of(entry) for entry in value.values()])
     raise NotStackable
 
 
@@ -195,7 +192,7 @@ def _gather_leaf(leaf: Leaf) -> Gather:
 
 
 def _gather(nesting: Any) -> Gather:
-    """Looks at a value as :func:`flatten` does, for one nesting that is known, which is several times as fast."""
+    """Looks at a value as :func:`nesting_of` does, for one nesting that is known, which is several times as fast."""
     if isinstance(nesting, Leaf):
         return _gather_leaf(nesting)
     cls, entries = nesting[0], [_gather(entry) for entry in nesting[-1]]
@@ -220,14 +217,6 @@ class Structure:
         self.nesting = nesting
         self.leaves = _leaves(nesting)
         self._gather = _gather(nesting)
-
-    def __reduce__(self) -> Any:
-        return Structure, (self.nesting,)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and self.nesting == other.nesting
-
-    __hash__ = None  # type: ignore[assignment]  # dtypes with fields are not hashable in all of NumPy's releases
 
     def offsets(self, items: int, alignment: int) -> tuple[list[int], int]:
         """Where the block of each leaf begins, and the bytes needed in all, for so many items."""

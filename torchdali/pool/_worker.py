@@ -179,7 +179,7 @@ class Worker:
         if packed not in self._structures:
             self._structures.clear()  # one or two are in use at a time; what was before is not sent again
             try:
-                self._structures[packed] = pickle.loads(packed)
+                self._structures[packed] = Structure(pickle.loads(packed))
             except Exception:  # a class of the user's that cannot be loaded here
                 self._structures[packed] = None
         return self._structures[packed]

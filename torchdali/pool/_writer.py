@@ -15,7 +15,7 @@ import numpy as np
 from torchdali.pool._channel import memory_file, write_file
 from torchdali.pool._codec import ALIGNMENT, aligned, dumps, encode
 from torchdali.pool._memory import Memory
-from torchdali.pool._structure import Structure, flatten
+from torchdali.pool._structure import Structure, nesting_of
 
 __all__ = ["DescribedRun", "Region", "StackedRun"]
 
@@ -109,7 +109,7 @@ class DescribedRun:
         """
         if self._uniform:
             try:
-                nesting = flatten(value, [])
+                nesting = nesting_of(value)
             except Exception:  # not of that kind, or a class of the user's that cannot be looked at
                 self._uniform = False
             else:
@@ -119,11 +119,11 @@ class DescribedRun:
         self.described.append((description, [self._region.place(piece) for piece in pieces]))
 
     def structure(self) -> bytes | None:
-        """The structure that all results have, pickled, if they have one that can be."""
+        """How all results are nested, pickled, if they agree and it can be."""
         if not self._uniform or not self.described:
             return None
         try:
-            return dumps(Structure(self._nesting))
+            return dumps(self._nesting)
         except Exception:  # a class of the user's that cannot
             return None
 

@@ -162,13 +162,14 @@ def _end(pid: int, connection: socket.socket, owner: int) -> None:
         return
     connection.close()
     with contextlib.suppress(ChildProcessError):
-        deadline = time.monotonic() + END_SECONDS
-        while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                return
-            time.sleep(0.001)
+        for number in (signal.SIGKILL, None):
+            deadline = time.monotonic() + END_SECONDS
+            while time.monotonic() < deadline:
+                if os.waitpid(pid, os.WNOHANG) != (0, 0):
+                    return
+                time.sleep(0.001)
+            if number is not None:
+                os.kill(pid, number)
 
 
 # --- in the zygote ----------------------------------------------------------------------------------------------------
