@@ -2,12 +2,14 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from tests.pipeline.support import Training, count_to, folder_source, numbers, plain
+from tests.pool.support import all_gone
 from torchdali import CudaInitializedError
 from torchdali.pipeline import _pipeline
 
@@ -56,13 +58,21 @@ def test_photographs_are_read_and_decoded_by_a_pipeline_that_is_defined_after_cu
 
 
 def test_a_worker_that_dies_after_cuda_is_up_is_replaced_and_nothing_is_lost(cuda_up):
-    with plain(count_to(100), device="auto", on_worker_death="restart") as pipeline:
+    counted = count_to(100)
+
+    def source(info):
+        time.sleep(0.005)  # the epoch goes on for long enough for the death to be reported within it
+        return counted(info)
+
+    with plain(source, device="auto", on_worker_death="restart") as pipeline:
         seen = []
         with pytest.warns(RuntimeWarning, match="another one was started in its place"):
             for number, batch in enumerate(pipeline):
                 seen += numbers(batch.as_cpu())
                 if number % 8 == 2:
-                    os.kill(pipeline.worker_pids[0], signal.SIGKILL)
+                    victim = pipeline.worker_pids[0]
+                    os.kill(victim, signal.SIGKILL)
+                    assert all_gone([victim])
         assert seen == list(range(100))
         assert pipeline.statistics().worker_deaths > 0
 
