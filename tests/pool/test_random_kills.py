@@ -5,13 +5,14 @@ import random
 import signal
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.pool.support import all_gone
-from torchdali.pool import Stacked, WorkerPool
+from torchdali.pool import Raised, Stacked, WorkerPool
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -28,14 +29,27 @@ STALLED = 60.0
 TRIES = 1000
 """No item kills: whatever dies of an item here was killed from outside, and that may happen to one item often."""
 
+KILLS_WITHOUT_WORK = 3
+"""So many workers are killed at most before one gets to a call: after five in a row a pool gives up, and rightly so."""
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A file that grows with each call that is begun."""
+    path = tmp_path / "begun"
+    path.touch()
+    return str(path)
+
 
 def content(number, size):
     """What the sample of this number holds: no two of them agree in any stretch of it."""
     return np.random.default_rng(number).integers(0, 256, size, np.uint8)
 
 
-def read(item):
+def read(begun, item):
     number, size = item
+    with open(begun, "ab") as file:
+        file.write(b"x")
     if number % 7 == 0:
         time.sleep(0.002)
     return {"number": number, "data": content(number, size), "half": content(-number - 1 & 0xFFFF, size // 2)}
@@ -46,6 +60,9 @@ def check(results: Any, items):
         assert results.size == len(items)
         value = results.value
         results = [{key: value[key][place] for key in value} for place in range(len(items))]
+    for result in results:
+        if isinstance(result, Raised):
+            raise result.exception
     assert [int(result["number"]) for result in results] == [number for number, _ in items]
     for result, (number, size) in zip(results, items, strict=True):
         assert np.array_equal(np.asarray(result["data"]), content(number, size)), f"sample {number} is damaged"
@@ -55,14 +72,20 @@ def check(results: Any, items):
 class Killer(threading.Thread):
     """Kills workers of a pool, one after the other, until it is told to end."""
 
-    def __init__(self, pool: WorkerPool, seed: int, pause: float) -> None:
+    def __init__(self, pool: WorkerPool, begun: str, seed: int, pause: float) -> None:
         super().__init__(daemon=True)
+        self._begun = begun
         self._pool, self._draw, self._pause = pool, random.Random(seed), pause
         self._end = threading.Event()
         self.killed: set[int] = set()
 
     def run(self):
+        begun, killed = -1, 0
         while not self._end.wait(self._draw.uniform(0, self._pause)):
+            before, begun = begun, os.path.getsize(self._begun)
+            killed = 0 if begun > before else killed
+            if killed == KILLS_WITHOUT_WORK:
+                continue
             try:
                 pids = set(self._pool.pids) - self.killed
             except RuntimeError:  # they change while they are listed
@@ -73,6 +96,7 @@ class Killer(threading.Thread):
                     victim, signal.SIGKILL
                 )  # not waited for: its number is not free before the parent has buried it
                 self.killed.add(victim)
+                killed += 1
 
     def end(self):
         self._end.set()
@@ -99,11 +123,11 @@ def one_round(pool: WorkerPool, draw: random.Random) -> int:
     return sum(map(len, parts))
 
 
-def run(pool: WorkerPool, seed: int, kills: int, pause=0.05) -> int:
+def run(pool: WorkerPool, begun: str, seed: int, kills: int, pause=0.05) -> int:
     """Work under fire until at least so many workers were killed; returns how many there were."""
     draw = random.Random(seed)
     before = pool.statistics()
-    killer = Killer(pool, seed, pause)
+    killer = Killer(pool, begun, seed, pause)
     killer.start()
     items = 0
     try:
@@ -123,18 +147,18 @@ def run(pool: WorkerPool, seed: int, kills: int, pause=0.05) -> int:
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_nothing_is_lost_or_damaged_while_workers_are_killed(make_pool, workers):
-    pool = make_pool(read, workers=workers, on_worker_death="restart", tries=TRIES, bytes_per_item=4096)
-    run(pool, workers, 20)
+def test_nothing_is_lost_or_damaged_while_workers_are_killed(make_pool, begun, workers):
+    pool = make_pool(partial(read, begun), workers=workers, on_worker_death="restart", tries=TRIES, bytes_per_item=4096)
+    run(pool, begun, workers, 20)
     assert pool.statistics().restarts >= 15
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "zygote"])
 @pytest.mark.parametrize(("workers", "limit"), [(2, None), (3, 1 << 20), (4, None)])
-def test_many_more_kills(make_pool, method, workers, limit):
+def test_many_more_kills(make_pool, begun, method, workers, limit):
     pool = make_pool(
-        read,
+        partial(read, begun),
         workers=workers,
         start_method=method,
         on_worker_death="restart",
@@ -142,14 +166,14 @@ def test_many_more_kills(make_pool, method, workers, limit):
         bytes_per_item=4096,
         memory_limit=limit,
     )
-    assert sum(run(pool, seed, 20) for seed in (1, 2)) >= 40
+    assert sum(run(pool, begun, seed, 20) for seed in (1, 2)) >= 40
     assert pool.statistics().deaths >= 40
     assert pool.statistics().copied_bytes > 0
 
 
-def test_a_descriptor_is_not_lost_with_each_kill(make_pool):
-    pool = make_pool(read, on_worker_death="restart", tries=TRIES, bytes_per_item=4096)
-    run(pool, 5, 3)
+def test_a_descriptor_is_not_lost_with_each_kill(make_pool, begun):
+    pool = make_pool(partial(read, begun), on_worker_death="restart", tries=TRIES, bytes_per_item=4096)
+    run(pool, begun, 5, 3)
     before = len(os.listdir("/proc/self/fd"))
-    run(pool, 6, 10)
+    run(pool, begun, 6, 10)
     assert len(os.listdir("/proc/self/fd")) <= before

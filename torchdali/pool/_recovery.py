@@ -27,7 +27,10 @@ CHECK_SECONDS = 0.5
 """How long passes at most between two looks at whether workers are stopped."""
 
 FUTILE_STARTS = 5
-"""So many processes in a row may die in one worker's place without having done anything; then no more are started."""
+"""So many processes in a row may die in one worker's place while the pool does nothing; then no more are started."""
+
+FUTILE_STARTS_OF_ONE = 20
+"""The same where others go on meanwhile."""
 
 CLAIM_SECONDS = 1.0
 """How long a living worker may need between taking a task and claiming it (two lines of code) before it is killed."""
@@ -71,13 +74,18 @@ class Recovery:
         self._checked = 0.0
         self._futile: dict[int, int] = {}
         """How many processes in a row have died as worker of an index without having done anything."""
-        self._items_before: dict[int, int] = {}
+        self._futile_alone: dict[int, int] = {}
+        """The same, of those in whose time nobody else did anything."""
+        self._progress: dict[int, tuple[int, int]] = {}
+        """What was done by a worker, and by all, when it died last: results, and deaths with work in hand."""
+        self._dead_at_work = 0
         self.last_death: WorkerDiedError | None = None
 
     def begin(self) -> None:
         """Workers were started on request: what was before does not count any more."""
         self.last_death = None
         self._futile.clear()
+        self._futile_alone.clear()
 
     def whom(self, job: Job) -> str:
         """What a job waits for, for people."""
@@ -135,14 +143,10 @@ class Recovery:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _bury(self, index: int, child: Child) -> WorkerDiedError:
-        done = self._statistics.items_by_worker.get(index, 0)
         serial, position = self._workforce.claims.of(index)
         held = self._dispatch.held_by(serial)
         position = min(position, max(0, len(held) - 1))
-        # What dies of its work is bounded by the tries of that work.
-        idle = not held and done == self._items_before.get(index, 0)
-        self._futile[index] = self._futile.get(index, 0) + 1 if idle else 0
-        self._items_before[index] = done
+        self._count_futile(index, at_work=bool(held))
         error = self._error(index, child, held, position, serial)
         self._statistics.deaths += 1
         self._stopped.pop(index, None)
@@ -152,6 +156,24 @@ class Recovery:
         elif held:
             self._dispatch.lose(serial, error)
         return error
+
+    def _count_futile(self, index: int, *, at_work: bool) -> None:
+        # What dies of its work is bounded by the tries of that work.
+        self._dead_at_work += at_work
+        done = self._statistics.items_by_worker.get(index, 0)
+        progress = self._statistics.items + self._dead_at_work
+        done_before, progress_before = self._progress.get(index, (0, 0))
+        idle = not at_work and done == done_before
+        self._futile[index] = self._futile.get(index, 0) + 1 if idle else 0
+        alone = self._futile_alone.get(index, 0) if progress == progress_before else 0
+        self._futile_alone[index] = alone + 1 if idle else 0
+        self._progress[index] = done, progress
+
+    def _given_up(self, index: int) -> bool:
+        """True when it makes no sense to start another worker of this index."""
+        return (
+            self._futile_alone.get(index, 0) >= FUTILE_STARTS or self._futile.get(index, 0) >= FUTILE_STARTS_OF_ONE
+        )
 
     def _error(self, index: int, child: Child, held: list[object], position: int, serial: int) -> WorkerDiedError:
         message = f"worker {index} of {self._name} (pid {child.pid}) "
@@ -198,7 +220,7 @@ class Recovery:
 
     def _replace(self, deaths: list[WorkerDiedError]) -> list[str]:
         """Start others in the place of the dead; returns what there is to say of it."""
-        futile = [index for index in self._workforce.missing if self._futile.get(index, 0) >= FUTILE_STARTS]
+        futile = [index for index in self._workforce.missing if self._given_up(index)]
         wanted = [index for index in self._workforce.missing if index not in futile]
         outcome = "another one was started in its place"
         if wanted:
@@ -208,5 +230,10 @@ class Recovery:
                 outcome = f"it cannot be replaced, {len(self._workforce.workers)} workers go on: {error}"
             else:
                 self._statistics.restarts += len(wanted)
-        given_up = f"it is number {FUTILE_STARTS} in a row that died before it did anything; no more are started"
-        return [f"{death}; {given_up if death.worker in futile else outcome}" for death in deaths]
+        return [
+            f"{death}; it is number {self._futile[death.worker]} in a row that died before it did anything; "
+            "no more are started"
+            if death.worker in futile
+            else f"{death}; {outcome}"
+            for death in deaths
+        ]
