@@ -7,6 +7,7 @@ augments their batches on the device. Importing this starts nothing and does not
 from torchdali import display, errors, fn, ops, pool, source, types
 from torchdali._version import __version__
 from torchdali.errors import CudaInitializedError, DecodeError, PipelineStateError, WorkerDiedError
+from torchdali.loader import DataLoader, ragged_collate, start
 from torchdali.pipeline import Pipeline, PipelineStatistics, pipeline_def
 from torchdali.pool import worker_info
 from torchdali.source import BatchInfo, ExternalSource, JpegFolder, SampleInfo
@@ -15,6 +16,7 @@ from torchdali.tensorlist import TensorList
 __all__ = [
     "BatchInfo",
     "CudaInitializedError",
+    "DataLoader",
     "DecodeError",
     "ExternalSource",
     "JpegFolder",
@@ -31,7 +33,9 @@ __all__ = [
     "ops",
     "pipeline_def",
     "pool",
+    "ragged_collate",
     "source",
+    "start",
     "types",
     "worker_info",
 ]

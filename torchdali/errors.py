@@ -20,7 +20,19 @@ class WorkerTraceback(Exception):
     """What happened in a worker process: the ``__cause__`` of an exception that crossed to the parent.
 
     Its text holds the worker, the item and the worker's own traceback, so that an uncaught exception prints all of it.
+
+    Attributes:
+        where: the worker, and the item it was called for.
+        frames: the worker's traceback.
     """
+
+    def __init__(self, where: str, frames: str) -> None:
+        super().__init__(f"{where}\n\n{frames}")
+        self.where = where
+        self.frames = frames
+
+    def __reduce__(self) -> tuple[type[WorkerTraceback], tuple[str, str]]:
+        return type(self), (self.where, self.frames)
 
 
 class WorkerError(RuntimeError):

@@ -83,6 +83,14 @@ def told(value):
         return type(value.exception), str(value.exception)
     if isinstance(value, np.ma.MaskedArray):
         return value.tolist()
+    if isinstance(value, torch.Tensor):
+        if value.is_meta:
+            return value.dtype, value.shape
+        if value.is_nested:
+            return list(value.unbind())
+        if value.is_quantized:
+            return value.int_repr(), value.q_scale()
+        return value.layout, value.to_dense()
     if isinstance(value, dict):
         return [type(key) for key in value], list(value.values())
     return value

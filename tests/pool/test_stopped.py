@@ -12,7 +12,7 @@ import pytest
 from tests.pool.file_tally import FileTally
 from tests.pool.support import BOUND, Tally, alive, all_gone, wait_until
 from torchdali.errors import WorkerDiedError
-from torchdali.pool import Raised, _pool
+from torchdali.pool import Raised, _waiting
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("ignore:.*workers? :RuntimeWarning")]
 
@@ -238,7 +238,7 @@ def test_what_is_beyond_the_timeout_is_done_by_whoever_asks_next(make_pool, call
 
 
 def test_a_wait_that_lasts_says_what_it_waits_for(make_pool, monkeypatch):
-    monkeypatch.setattr(_pool, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(_waiting, "SILENT_SECONDS", 0.3)
     go = Tally(1)
     pool = make_pool(lambda item: go.wait(0) if item == "slow" else item)
     job = pool.submit(0, ["quick", "slow"])

@@ -103,10 +103,8 @@ class OwnChild(Child):
         return True
 
     def forget(self) -> None:
-        """Also what multiprocessing holds."""
+        """Also what multiprocessing holds. Who else holds the process can ask for its exit code; its pipe closes with it."""
         own_children().discard(self.process)
-        if self.process.exitcode is not None:
-            self.process.close()
 
 
 class DistantChild(Child):

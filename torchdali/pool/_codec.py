@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import torch
+from torch.multiprocessing.reductions import reduce_tensor
 
 from torchdali.pool._arena import Bytes
 from torchdali.pool._structure import is_plain
@@ -55,13 +56,10 @@ def _rebuild_tensor(memory: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> 
 
 
 def _reduce_tensor(tensor: torch.Tensor) -> Any:
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
-        raise TypeError(
-            f"a worker returned a {tensor.layout} tensor on device {tensor.device}; "
-            "only strided CPU tensors can be passed on: return `tensor.cpu()`, or NumPy arrays"
-        )
+    if tensor.device.type not in ("cpu", "meta"):
+        return reduce_tensor(tensor)  # stays on its device, where that can be shared between processes
     if not is_plain(tensor) or tensor.numel() == 0:
-        return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # in parts, which come here again where they are tensors
     flat = tensor.contiguous().view(-1).view(torch.uint8)
     return _rebuild_tensor, (pickle.PickleBuffer(flat.numpy().data), tensor.dtype, tuple(tensor.shape))
 

@@ -20,12 +20,13 @@ __all__ = ["Failure", "known_exceptions", "pack", "unpack"]
 
 
 class Failure(NamedTuple):
-    """An exception on its way: one of three forms, and the worker's traceback as text."""
+    """An exception on its way: one of three forms, where it was raised, and the worker's traceback."""
 
     whole: bytes | None
     parts: tuple[bytes | int, tuple[bytes, ...], dict[str, bytes]] | None
     summary: str
-    text: str
+    where: str
+    frames: str
 
 
 def known_exceptions() -> list[type[BaseException]]:
@@ -83,18 +84,17 @@ def pack(exception: BaseException, known: list[type[BaseException]], where: str)
         known: :func:`known_exceptions` from before the fork.
         where: what the worker was doing, for people: the first line of the text.
     """
-    frames = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
-    text = f"{where}\n\n{frames.rstrip()}"
+    frames = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__)).rstrip()
     summary = "".join(traceback.format_exception_only(type(exception), exception)).strip()
     whole = _dump_whole(exception)
     if whole is not None:
-        return Failure(whole, None, summary, text)
+        return Failure(whole, None, summary, where, frames)
     reference = _reference(type(exception), known)
     if reference is None:
-        return Failure(None, None, summary, text)
+        return Failure(None, None, summary, where, frames)
     arguments = tuple(_dumps(argument) for argument in exception.args)
     attributes = {name: _dumps(value) for name, value in vars(exception).items()}
-    return Failure(None, (reference, arguments, attributes), summary, text)
+    return Failure(None, (reference, arguments, attributes), summary, where, frames)
 
 
 def _rebuild(failure: Failure, known: list[type[BaseException]]) -> BaseException:
@@ -121,7 +121,7 @@ def unpack(failure: Failure, known: list[type[BaseException]], note: str) -> Bas
         exception = _rebuild(failure, known)
     except Exception as error:
         exception = WorkerError(f"{failure.summary} (it could not be built again in this process: {error!r})")
-    exception.__cause__ = WorkerTraceback(failure.text)
+    exception.__cause__ = WorkerTraceback(failure.where, failure.frames)
     if hasattr(exception, "add_note"):
         exception.add_note(note)
     return exception

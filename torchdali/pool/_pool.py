@@ -1,8 +1,8 @@
 """The parent's side: jobs in, results out in whatever order the user asks, deaths noticed.
 
 Who waits for whom. Workers wait for tasks, in the kernel, and for nothing else: results go into a socket that the parent
-empties whenever it waits. The parent waits in one place (:meth:`WorkerPool._wait`), for results and for deaths together,
-never longer than :data:`CHECK_SECONDS` without looking whether the workers live. The pool has no thread: it advances
+empties whenever it waits. The parent waits in one place (``_waiting``), for results and for deaths together,
+never for long without looking whether the workers live. The pool has no thread: it advances
 when somebody calls it, and workers have enough queued to stay busy in between.
 
 Scheduling. The tasks for all workers are in one channel and whoever is free takes the next, so a slow item holds up nobody
@@ -17,36 +17,32 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import select
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
 from torchdali.errors import WorkerDiedError
 from torchdali.pool._arena import Arena, MemoryHook
+from torchdali.pool._child import OwnChild
 from torchdali.pool._dispatch import Dispatch
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._job import Job
 from torchdali.pool._memory import Memory, default_memory_limit
 from torchdali.pool._options import DEFAULT_BYTES_PER_ITEM, OnWorkerDeath, Options, choose_method
-from torchdali.pool._recovery import CHECK_SECONDS, Recovery
+from torchdali.pool._recovery import Recovery
 from torchdali.pool._results import unpack
 from torchdali.pool._sizing import Sizing
 from torchdali.pool._statistics import PoolStatistics
+from torchdali.pool._waiting import wait_until
 from torchdali.pool._worker import Setup
 from torchdali.pool._workforce import StartMethod, Workforce
 
 __all__ = ["WorkerPool"]
-
-ROOM_SECONDS = 0.01
-"""How long the parent waits at most before it tries again to send what the channel had no room for."""
-
-SILENT_SECONDS = 60.0
-"""After so long a wait for one job it is said what is being waited for."""
 
 
 class WorkerPool:
@@ -213,6 +209,12 @@ class WorkerPool:
         """Process ids of the living workers."""
         return [] if self._workforce is None else [child.pid for child in self._workforce.workers.values()]
 
+    @property
+    def processes(self) -> list[BaseProcess]:
+        """The living workers as multiprocessing's objects, by index; those that the zygote has forked have none."""
+        children = {} if self._workforce is None else self._workforce.workers
+        return [child.process for _, child in sorted(children.items()) if isinstance(child, OwnChild)]
+
     def statistics(self) -> PoolStatistics:
         """A copy of the counters."""
         with self._lock:
@@ -305,32 +307,40 @@ class WorkerPool:
         with self._lock:
             if job.cancelled:
                 raise RuntimeError("this job was cancelled")
-            start = time.perf_counter()
-            told = False
-            try:
-                while job.results is None and not job.complete:
-                    waited = time.perf_counter() - start
-                    self._wait(CHECK_SECONDS if timeout is None else timeout - waited)
-                    if job.complete:
-                        break
-                    if timeout is not None and waited >= timeout:
-                        raise TimeoutError(f"waited for {waited:.1f} s; {self._require_open()[2].whom(job)}")
-                    if waited > SILENT_SECONDS and not told:
-                        told = True
-                        warnings.warn(
-                            f"{self.name} has waited for {waited:.0f} s; {self._require_open()[2].whom(job)}",
-                            stacklevel=2,
-                        )
-            finally:
-                self._statistics.wait_seconds += time.perf_counter() - start
+            self._wait(lambda: job.results is not None or job.complete, lambda recovery: recovery.whom(job), timeout, 3)
             with deferred_interrupt():
                 if job.results is None:
                     known = [] if self._workforce is None else self._workforce.known_exceptions
                     job.results = unpack(job, known, self.name)
             return job.results
 
-    def cancel(self, job: Job) -> None:
-        """Forget a job: its results are dropped when they come, and what no worker has begun is not begun."""
+    def wait(self, jobs: Sequence[Job], *, timeout: float | None = None) -> list[Job]:
+        """Wait until at least one of the jobs can be collected at once; returns those that can, in the order given.
+
+        Args:
+            jobs: of this pool, at least one, none of them cancelled.
+            timeout: seconds to wait at most; None: as long as it takes. With 0 nobody waits.
+
+        Raises:
+            RuntimeError: the pool is closed.
+            TimeoutError: none was done in time.
+        """
+        with self._lock:
+            self._wait(
+                lambda: any(job.results is not None or job.complete for job in jobs),
+                lambda recovery: recovery.whom(jobs[0]),
+                timeout,
+                3,
+            )
+            return [job for job in jobs if job.results is not None or job.complete]
+
+    def cancel(self, job: Job, *, withdraw: bool = True) -> None:
+        """Forget a job: its results are dropped when they come.
+
+        Args:
+            job: of this pool.
+            withdraw: what no worker has begun is not begun; if False it is done all the same, for what it changes there.
+        """
         with self._lock:
             if job.results is not None or job.cancelled:
                 return
@@ -338,7 +348,7 @@ class WorkerPool:
                 job.cancelled = True
                 if job.complete:
                     job.release()
-                elif self.started and self._dispatch is not None:
+                elif withdraw and self.started and self._dispatch is not None:
                     self._dispatch.withdraw(job)
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -365,23 +375,14 @@ class WorkerPool:
                 exitcode=death.exitcode,
             )
 
-    def _wait(self, seconds: float) -> None:
-        """Wait for something to happen, and deal with it. The only place where the parent waits."""
-        workforce, dispatch, recovery = self._require_open()
-        results = workforce.results_out.fileno()
-        poll = select.poll()
-        poll.register(results, select.POLLIN)
-        for child in workforce.workers.values():
-            poll.register(child.sentinel, select.POLLIN)
-        # Room for more tasks comes as workers take some, and then results come.
-        seconds = min(seconds, ROOM_SECONDS if dispatch.waits_for_room else CHECK_SECONDS)
-        ready = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
-        with deferred_interrupt():
-            dispatch.send(held=True)  # somebody waits
-            dispatch.receive()
-            recovery.check_stopped()
-            if not ready or ready - {results}:
-                recovery.bury()
+    def _wait(
+        self, done: Callable[[], bool], whom: Callable[[Recovery], str], timeout: float | None, stacklevel: int
+    ) -> None:
+        start = time.perf_counter()
+        try:
+            wait_until(done, self._require_open, whom, name=self.name, timeout=timeout, stacklevel=stacklevel)
+        finally:
+            self._statistics.wait_seconds += time.perf_counter() - start
 
     def _tell_of_limit(self) -> None:
         if self._statistics.refused and not self._told_of_limit:

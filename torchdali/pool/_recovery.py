@@ -171,9 +171,7 @@ class Recovery:
 
     def _given_up(self, index: int) -> bool:
         """True when it makes no sense to start another worker of this index."""
-        return (
-            self._futile_alone.get(index, 0) >= FUTILE_STARTS or self._futile.get(index, 0) >= FUTILE_STARTS_OF_ONE
-        )
+        return self._futile_alone.get(index, 0) >= FUTILE_STARTS or self._futile.get(index, 0) >= FUTILE_STARTS_OF_ONE
 
     def _error(self, index: int, child: Child, held: list[object], position: int, serial: int) -> WorkerDiedError:
         message = f"worker {index} of {self._name} (pid {child.pid}) "

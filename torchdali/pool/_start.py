@@ -1,13 +1,15 @@
 """How a worker's process begins: by fork, which inherits everything, or somewhere else, with a few descriptors and a pickle.
 
-A process that inherits nothing gets four descriptors: the pool's memory, its task channel, the result channel, and a
-memory file with what it is to do, pickled by value (cloudpickle), so that functions and classes of a notebook's cell pass.
+A process that inherits nothing gets three descriptors: the pool's memory, its task channel and the result channel; and
+what it is to do, pickled by value (cloudpickle), so that functions and classes of a notebook's cell pass: in a memory file
+from the zygote, among the arguments of a process of multiprocessing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import pickle
 import signal
@@ -15,7 +17,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing.reduction import DupFd
+from multiprocessing.reduction import DupFd, ForkingPickler
 from typing import Any
 
 import cloudpickle
@@ -25,7 +27,7 @@ from torchdali.pool._claims import Claims
 from torchdali.pool._memory import Memory
 from torchdali.pool._worker import Bench, Setup, work
 
-__all__ = ["forked", "pack_setup", "rebuild_bench", "spawned", "tie_to_parent"]
+__all__ = ["Shipment", "forked", "pack_setup", "rebuild_bench", "spawned", "tie_to_parent"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl  # looked up before any fork
@@ -62,18 +64,24 @@ def pack_setup(setup: Setup, memory: Memory) -> int:
     try:
         data = cloudpickle.dumps((tuple(setup), memory.size), protocol=5)
     except Exception as error:
-        raise TypeError(
-            f"what the workers of {setup.name} are to do has to be sent to a process that does not inherit it, but "
-            f"cannot be pickled: {type(error).__name__}: {error}. Open files, locks and connections in the worker, on first use"
-        ) from error
+        raise _cannot_be_sent(setup, error) from error
     return file_of(data)
+
+
+def _cannot_be_sent(setup: Setup, error: Exception) -> TypeError:
+    return TypeError(
+        f"what the workers of {setup.name} are to do has to be sent to a process that does not inherit it, but "
+        f"cannot be pickled: {type(error).__name__}: {error}. Open files, locks and connections in the worker, on first use"
+    )
 
 
 def rebuild_bench(setup_fd: int, memory_fd: int, tasks_fd: int, results_fd: int) -> Bench:
     """What a worker needs, from descriptors, which it owns from then on."""
     parts, size = pickle.loads(content_of(setup_fd))
-    setup = Setup(*parts)
-    memory = Memory(size, memory_fd)
+    return _bench(Setup(*parts), Memory(size, memory_fd), tasks_fd, results_fd)
+
+
+def _bench(setup: Setup, memory: Memory, tasks_fd: int, results_fd: int) -> Bench:
     return Bench(
         setup,
         memory,
@@ -103,10 +111,43 @@ def descriptors(*fds: int) -> list[Any]:
     return [_Descriptor(fd) for fd in fds]
 
 
-def spawned(index: int, generation: int, parent: int | None, fds: list[int]) -> None:
-    """The body of a worker in a fresh interpreter."""
+class Shipment:
+    """A setup on its way to a process that multiprocessing starts: pickled by value while that process is started.
+
+    What can be passed on only then (queues, locks and shared values of multiprocessing, shared tensors) can be in it.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+
+    def __reduce__(self) -> Any:
+        stream = io.BytesIO()
+        pickler = cloudpickle.Pickler(stream, protocol=5)
+        pickler.dispatch_table = pickler.dispatch_table.new_child(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]
+        try:
+            pickler.dump(tuple(self._setup))
+        except Exception as error:
+            raise _cannot_be_sent(self._setup, error) from error
+        return _unpack_setup, (stream.getvalue(),)
+
+
+def _unpack_setup(data: bytes) -> Setup:
+    return Setup(*pickle.loads(data))
+
+
+def spawned(index: int, generation: int, parent: int | None, setup: Any, size: int, fds: list[int]) -> None:
+    """The body of a worker in a fresh interpreter.
+
+    Args:
+        index, generation: of the worker.
+        parent: pid of the process to die with, if any.
+        setup: what to do, sent as a :class:`Shipment`.
+        size: of the pool's memory.
+        fds: of the memory, the tasks and the results, sent as :func:`descriptors`.
+    """
     tie_to_parent(parent)
-    work(rebuild_bench(*fds), index, generation)
+    memory_fd, tasks_fd, results_fd = fds
+    work(_bench(setup, Memory(size, memory_fd), tasks_fd, results_fd), index, generation)
     # Not the interpreter's whole end, in which torch's own modules complain of each other.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

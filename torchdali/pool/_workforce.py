@@ -23,7 +23,7 @@ from torchdali.pool._failure import known_exceptions
 from torchdali.pool._forking import logging_at_rest
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._memory import Memory
-from torchdali.pool._start import descriptors, forked, may_tie, pack_setup, spawned
+from torchdali.pool._start import Shipment, descriptors, forked, may_tie, pack_setup, spawned
 from torchdali.pool._worker import Bench, Setup
 from torchdali.pool._zygote import start_zygote
 
@@ -109,7 +109,7 @@ class Workforce:
             elif method == "fork" or getattr(method, "_name", None) == "fork":
                 start = self._by_fork(stack, setup)
             else:
-                start = self._by_context(stack, setup, method)
+                start = self._by_context(setup, method)
             for index in self.missing if workers is None else workers:
                 self.claims.drop(index)
                 with deferred_interrupt():  # a worker that nobody knows of would be left behind
@@ -144,35 +144,29 @@ class Workforce:
 
         return start
 
-    def _fds(self, stack: contextlib.ExitStack, setup: Setup) -> Callable[[int], tuple[int, int, int, int]]:
-        packed = pack_setup(setup, self.memory)
-        stack.callback(os.close, packed)
-
-        def fds(index: int) -> tuple[int, int, int, int]:
-            tasks = self.lanes[self.lane_of(index)].tasks_out
-            return packed, self.memory.fd, tasks.fileno(), self.results_in.fileno()
-
-        return fds
+    def _fds(self, index: int) -> tuple[int, int, int]:
+        return self.memory.fd, self.lanes[self.lane_of(index)].tasks_out.fileno(), self.results_in.fileno()
 
     def _from_zygote(self, stack: contextlib.ExitStack, setup: Setup) -> Callable[[int], Child]:
         zygote = start_zygote()
-        fds = self._fds(stack, setup)
+        packed = pack_setup(setup, self.memory)
+        stack.callback(os.close, packed)
 
         def start(index: int) -> Child:
-            return zygote.fork(self._name(index), index, self._generations[index], fds(index))
+            return zygote.fork(self._name(index), index, self._generations[index], (packed, *self._fds(index)))
 
         return start
 
-    def _by_context(self, stack: contextlib.ExitStack, setup: Setup, method: Any) -> Callable[[int], Child]:
+    def _by_context(self, setup: Setup, method: Any) -> Callable[[int], Child]:
         context: Any = multiprocessing.get_context(method) if isinstance(method, str) else method
         # The server of "forkserver" is the parent of its children; only those of "spawn" can be tied to this process.
         parent = self._owner if may_tie() and context.get_start_method() == "spawn" else None
-        fds = self._fds(stack, setup)
+        shipment, size = Shipment(setup), self.memory.size
 
         def start(index: int) -> Child:
             process = context.Process(
                 target=spawned,
-                args=(index, self._generations[index], parent, descriptors(*fds(index))),
+                args=(index, self._generations[index], parent, shipment, size, descriptors(*self._fds(index))),
                 name=self._name(index),
                 daemon=True,
             )

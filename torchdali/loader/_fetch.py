@@ -1,0 +1,172 @@
+"""From indices to a batch: what torch's fetchers do, and which sample it was that raised."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Fetcher", "make_fetcher", "note"]
+
+_MOST_SHOWN = 8
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a line to an exception; before Python 3.11 it is kept in the same place and printed by nobody."""
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+        return
+    try:
+        error.__notes__ = [*getattr(error, "__notes__", []), text]
+    except AttributeError:  # a class with slots
+        return
+
+
+def _show(indices: Any) -> str:
+    try:
+        shown = [repr(index) for index in list(indices)[:_MOST_SHOWN]]
+        more = len(indices) - len(shown)
+    except Exception:  # of the user's: an index can be anything
+        return "a batch of them"
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+class Fetcher(ABC):
+    """Makes batches of a dataset's samples, in one process.
+
+    Args:
+        dataset: of the user.
+        auto_collation: an index stands for a batch, not for a sample.
+        collate_fn: makes a batch of samples, or without automatic batching what is given of a sample.
+        drop_last: an incomplete batch of an iterable dataset is dropped.
+    """
+
+    def __init__(self, dataset: Any, auto_collation: bool, collate_fn: Callable[[Any], Any], drop_last: bool) -> None:
+        self.dataset = dataset
+        self.iterator: Any = None
+        """Over an iterable dataset."""
+        self.batches = 0
+        """How many were fetched or skipped."""
+        self._auto_collation = auto_collation
+        self._collate_fn = collate_fn
+        self._drop_last = drop_last
+
+    def begin(self) -> None:  # noqa: B027  not every kind has something to begin
+        """Begin to iterate over the dataset."""
+
+    def fetch(self, number: int, index: Any) -> Any:
+        """Batch ``number`` of this fetcher, counted from 0; those between it and the one before are skipped.
+
+        Raises:
+            StopIteration: an iterable dataset has no more.
+            Exception: of the user's code, with a note that names the sample.
+        """
+        while self.batches < number:
+            self.skip(index)
+        try:
+            data = self._samples(index)
+        finally:
+            self.batches = number + 1
+        try:
+            return self._collate_fn(data)
+        except Exception as error:
+            note(error, f"raised by collate_fn for {self._name(index)}")
+            raise
+
+    @abstractmethod
+    def skip(self, index: Any) -> None:
+        """Go on by one batch, without making it."""
+
+    @abstractmethod
+    def _samples(self, index: Any) -> Any:
+        """The samples of a batch, or the one sample without automatic batching."""
+
+    @abstractmethod
+    def _name(self, index: Any) -> str:
+        """The samples, for messages."""
+
+
+class MapFetcher(Fetcher):
+    """Of a dataset with ``__getitem__``."""
+
+    def skip(self, index: Any) -> None:
+        """Nothing has to be done: the next batch has its own indices."""
+        self.batches += 1
+
+    def _name(self, index: Any) -> str:
+        return f"samples {_show(index)}" if self._auto_collation else f"sample {index!r}"
+
+    def _samples(self, index: Any) -> Any:
+        dataset = self.dataset
+        if self._auto_collation and getattr(dataset, "__getitems__", None):
+            try:
+                return dataset.__getitems__(index)
+            except Exception as error:
+                note(error, f"raised by __getitems__ for samples {_show(index)}")
+                raise
+        keys = index if self._auto_collation else (index,)
+        samples: list[Any] = []
+        key: Any = None
+        try:
+            for key in keys:
+                samples.append(dataset[key])
+        except Exception as error:
+            note(error, f"raised for sample {key!r}")
+            raise
+        return samples if self._auto_collation else samples[0]
+
+
+class IterableFetcher(Fetcher):
+    """Of a dataset with ``__iter__``."""
+
+    def __init__(self, dataset: Any, auto_collation: bool, collate_fn: Callable[[Any], Any], drop_last: bool) -> None:
+        super().__init__(dataset, auto_collation, collate_fn, drop_last)
+        self._ended = False
+        self._taken = 0
+
+    def begin(self) -> None:
+        """Begin to iterate over the dataset."""
+        self.iterator = iter(self.dataset)
+
+    def skip(self, index: Any) -> None:
+        """Take a batch's samples and drop them."""
+        self._samples(index)
+        self.batches += 1
+
+    def _name(self, index: Any) -> str:
+        return f"samples up to number {self._taken - 1} of this iterator"
+
+    def _samples(self, index: Any) -> Any:
+        if self._ended:
+            raise StopIteration
+        try:
+            if not self._auto_collation:
+                return self._next()
+            samples: list[Any] = []
+            for _ in index:
+                try:
+                    samples.append(self._next())
+                except StopIteration:
+                    self._ended = True
+                    break
+        except StopIteration:
+            raise
+        except Exception as error:
+            note(error, f"raised for sample number {self._taken} of this iterator")
+            raise
+        if not samples or (self._drop_last and len(samples) < len(index)):
+            raise StopIteration
+        return samples
+
+    def _next(self) -> Any:
+        sample = next(self.iterator)
+        self._taken += 1
+        return sample
+
+
+def make_fetcher(
+    dataset: Any, iterable: bool, auto_collation: bool, collate_fn: Callable[[Any], Any], drop_last: bool
+) -> Fetcher:
+    """The fetcher for a dataset's kind; to be begun."""
+    kind = IterableFetcher if iterable else MapFetcher
+    return kind(dataset, auto_collation, collate_fn, drop_last)

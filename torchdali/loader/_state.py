@@ -1,0 +1,108 @@
+"""How far an epoch has got, as the consumer has seen it: what has to be saved to go on from there.
+
+Workers and samplers are ahead of the consumer, so nothing here is asked of them when a state is wanted: with each batch
+comes what its worker's state was after it, and with each index what the sampler's was, and both are noted when the batch
+is delivered.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torchdali.loader._random import RandomState, generators_of
+
+__all__ = ["VERSION", "Delivery", "Progress"]
+
+VERSION = 1
+
+
+class Delivery(NamedTuple):
+    """A batch that is about to be delivered."""
+
+    number: int
+    """In the epoch."""
+    worker: int
+    made: int
+    """Batches of its worker, with this one."""
+    snapshot: bytes | None
+    sampler: Any
+    """State of a stateful sampler after this batch's index."""
+    ended: tuple[int, ...] = ()
+    """Workers that had come to the end of their part before."""
+
+
+@dataclass
+class Progress:
+    """Of one epoch."""
+
+    num_workers: int
+    iterable: bool
+    epoch: int = 0
+    """How many the loader had begun before."""
+    base_seed: int = 0
+    shared_seed: int | None = None
+    start: RandomState | None = None
+    """Of the generators before the sampler began."""
+    seed_after_start: bool = False
+    """Whether the base seed was drawn between that and the first index."""
+    batches: int = 0
+    """Delivered, without a gap."""
+    beyond: set[int] = field(default_factory=set)
+    """Numbers of batches that were delivered before others that come earlier."""
+    finished: bool = False
+    counts: list[int] = field(default_factory=list)
+    """Batches delivered of each worker."""
+    ended: set[int] = field(default_factory=set)
+    next_worker: int = 0
+    snapshots: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    """By worker: its number of batches at that moment, and the state."""
+    sampler: Any = None
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Note that a batch is delivered."""
+        self.beyond.add(delivery.number)
+        while self.batches in self.beyond:
+            self.beyond.remove(self.batches)
+            self.batches += 1
+        self.counts[delivery.worker] = delivery.made
+        self.ended.update(delivery.ended)
+        self.next_worker = (delivery.worker + 1) % max(1, self.num_workers)
+        if delivery.snapshot is not None:
+            self.snapshots[delivery.worker] = delivery.made, delivery.snapshot
+        if delivery.sampler is not None:
+            self.sampler = delivery.sampler
+
+    def numbers(self) -> Iterator[int]:
+        """Numbers of the batches that are still to be delivered."""
+        beyond = frozenset(self.beyond)
+        return (number for number in itertools.count(self.batches) if number not in beyond)
+
+    def to_dict(self, loader: Any) -> dict[str, Any]:
+        """For ``DataLoader.state_dict``."""
+        workers = []
+        for worker, count in enumerate(self.counts):
+            known = self.snapshots.get(worker)
+            snapshot = None if known is None else {"batches": known[0], **pickle.loads(known[1])}
+            workers.append({"batches": count, "ended": worker in self.ended, "snapshot": snapshot})
+        return {
+            "version": VERSION,
+            "num_workers": self.num_workers,
+            "iterable": self.iterable,
+            "epoch": self.epoch,
+            "finished": self.finished,
+            "batches": self.batches,
+            "beyond": sorted(self.beyond),
+            "base_seed": self.base_seed,
+            "shared_seed": self.shared_seed,
+            "start": None if self.start is None else self.start.to_dict(),
+            "seed_after_start": self.seed_after_start,
+            "next_worker": self.next_worker,
+            "workers": workers,
+            "sampler": copy.deepcopy(self.sampler),
+            "generators": [generator.get_state() for generator in generators_of(loader)],
+        }
