@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.bench.support import blobs, vectors
-from torchdali.bench._engines import ENGINES
+from torchdali.bench._engines import LoaderEngine, PoolEngine, StockEngine
 from torchdali.bench._workloads import Samples, Workload
 
 
@@ -22,7 +22,7 @@ class Broken(Samples):
         return 8000
 
 
-@pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
+@pytest.fixture(params=[StockEngine, PoolEngine, LoaderEngine])
 def kind(request):
     return request.param
 

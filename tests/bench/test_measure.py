@@ -92,9 +92,10 @@ def test_an_engine_that_loses_samples_while_it_is_measured_is_an_error():
         measure(vectors(), Simple, FewerLater)
 
 
-def test_the_real_engines_give_the_same():
+@pytest.mark.parametrize("subject", ENGINES)
+def test_the_real_engines_give_the_same(subject):
     for workload in (blobs(), vectors()):
-        result = measure(workload, *ENGINES, rounds=2)
+        result = measure(workload, *ENGINES[subject], rounds=2)
         assert result.ratio.min > 0
         assert min(result.stock.cpu_seconds_per_gigabyte.rounds + result.torchdali.cpu_seconds_per_gigabyte.rounds) > 0
 

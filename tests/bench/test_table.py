@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from torchdali.bench import Machine, PoolReport, Settings, as_dict, as_text
+from torchdali.bench import Machine, Report, Settings, as_dict, as_text
 from torchdali.bench._measure import Throughput, WorkloadResult
 from torchdali.bench._overheads import Held, Overheads
 from torchdali.bench._summary import Summary
@@ -25,11 +25,11 @@ def overheads(start: float, restart: float, kept: Held) -> Overheads:
 
 
 @pytest.fixture
-def report() -> PoolReport:
+def report() -> Report:
     stock = Throughput(Summary.of([100.0, 120.0, 90.0]), Summary.of([11.0]), Summary.of([6.25]))
     torchdali = Throughput(Summary.of([800.0, 900.0, 1000.0]), Summary.of([89.0]), Summary.of([0.5]))
     result = WorkloadResult("blobs", 64, 6400, stock, torchdali, Summary.of([8.0, 7.5, 11.1]), bar=8.0)
-    return PoolReport(
+    return Report(
         Settings(workloads=("blobs",), num_workers=2, batch_size=16, rounds=3),
         [result],
         overheads(90.0, 1.5, Held(1290, 145_000_000)),
@@ -94,6 +94,8 @@ def test_lines_of_the_machine(report):
 def test_json_has_all_figures(report):
     data = json.loads(json.dumps(as_dict(report, MACHINE)))
     assert data["settings"] == {
+        "subject": "pool",
+        "folder": None,
         "workloads": ["blobs"],
         "num_workers": 2,
         "batch_size": 16,

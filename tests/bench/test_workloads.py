@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from torchdali.bench import WORKLOADS
+from torchdali.bench._workloads import images
 
 
 @pytest.mark.parametrize("name", list(WORKLOADS))
@@ -56,3 +57,19 @@ def test_an_epoch_has_each_sample_once_in_an_order_of_its_own():
     assert sorted(np.concatenate(first)) == sorted(np.concatenate(second)) == list(range(32))
     assert first != second
     assert [len(batch) for batch in first] == [5] * 6 + [2]
+
+
+def test_images_are_decoded_to_floats_of_one_size():
+    samples = images(1 / 32, None).samples
+    assert len(samples) == 16
+    for index in range(3):
+        assert samples[index].shape == (3, 224, 224)
+        assert samples[index].dtype == torch.float32
+        assert samples[index].nbytes == samples.nbytes(index)
+    assert not torch.equal(samples[0], samples[1])
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    (tmp_path / "text.txt").touch()
+    with pytest.raises(FileNotFoundError, match="there are no images in"):
+        images(1.0, str(tmp_path))

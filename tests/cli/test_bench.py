@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 
 import torchdali
 from tests.cli.conftest import own_environment, run_process
-from torchdali.bench import count_steps, measure_pool
+from torchdali.bench import count_steps, measure
 from torchdali.bench._measure import UnequalBatchesError
 from torchdali.cli import bench, main
 
@@ -100,6 +101,8 @@ def test_the_json_file_has_every_figure_of_the_workloads(ran):
 def test_the_json_file_has_every_figure_beside_the_workloads(ran):
     figures = ran[1]
     assert figures["settings"] == {
+        "subject": "pool",
+        "folder": None,
         "workloads": ["blobs", "fixed", "small"],
         "num_workers": 2,
         "batch_size": 8,
@@ -121,6 +124,31 @@ def test_the_json_file_has_every_figure_beside_the_workloads(ran):
     assert set(figures["machine"]) == {"processor", "cpus", "versions"}
 
 
+def test_the_loader_is_compared_in_the_same_way_and_on_images_too(command, tmp_path):
+    ran = command("bench", "loader", *QUICK[2:], "--json", "-", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    figures = json.loads(ran.stdout)
+    assert figures["benchmark"] == "loader"
+    bars = {workload["name"]: workload["bar"] for workload in figures["workloads"]}
+    assert bars == {"blobs": 8.0, "fixed": 2.0, "small": 1.5, "images": 1.0}
+    assert figures["workloads"][-1]["samples"] == 16
+    assert figures["bars"]["descriptors"]["reaches_bar"]
+
+
+def test_images_come_from_the_folder_that_is_named(command, tmp_path, photographs):
+    shutil.copy(photographs / "owl.jpg", tmp_path / "one.jpg")
+    ran = command("bench", "loader", *QUICK[2:], "--workload", "images", "--data", str(tmp_path), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "torchdali.DataLoader and the stock DataLoader" in ran.stdout
+    assert re.search(r"images +\d+ +\d+ ", ran.stdout)
+
+
+def test_a_folder_without_images_is_said_so(command, tmp_path):
+    ran = command("bench", "loader", "--workload", "images", "--data", str(tmp_path), cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == f"torchdali bench loader: error: there are no images in {str(tmp_path)!r}"
+
+
 def test_json_on_stdout_is_alone_there_and_has_the_chosen_workloads_once(command, tmp_path):
     ran = command(*QUICK, "--workload", "small", "--workload", "small", "--json", "-", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -132,12 +160,12 @@ def test_json_on_stdout_is_alone_there_and_has_the_chosen_workloads_once(command
 def test_the_progress_bar_counts_the_steps_to_the_end(monkeypatch, capsys):
     counts = []
 
-    def measure(settings, step):
-        report = measure_pool(settings, lambda name: (counts.append(name), step(name)))
+    def counting(settings, step):
+        report = measure(settings, lambda name: (counts.append(name), step(name)))
         assert len(counts) == count_steps(settings)
         return report
 
-    monkeypatch.setattr(bench, "measure_pool", measure)
+    monkeypatch.setattr(bench, "measure", counting)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main([*QUICK, "--workload", "fixed"]) == 0
     assert "100% |" in capsys.readouterr().err
@@ -148,7 +176,7 @@ def test_unequal_samples_end_it_with_a_traceback(monkeypatch):
     def unequal(*_, **__):
         raise UnequalBatchesError("batch 0 of torchdali is not that of stock")
 
-    monkeypatch.setattr(bench, "measure_pool", unequal)
+    monkeypatch.setattr(bench, "measure", unequal)
     with pytest.raises(UnequalBatchesError):
         main([*QUICK])
 
@@ -175,7 +203,7 @@ def test_unequal_samples_end_it_with_a_traceback(monkeypatch):
 )
 def test_wrong_arguments_are_one_line_and_status_2(arguments, program, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "measure_pool", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("it measured"))
     assert main(["bench", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(f"{program}: error: ")
@@ -188,17 +216,21 @@ def test_a_machine_that_has_no_more_of_something_is_one_line_and_status_2(monkey
     def exhausted(*_):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(bench, "measure_pool", exhausted)
+    monkeypatch.setattr(bench, "measure", exhausted)
     assert main([*QUICK]) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("Resource temporarily unavailable")
 
 
-def test_the_benchmarks_and_their_arguments_have_help(capsys):
+@pytest.mark.parametrize("subject", ["pool", "loader"])
+def test_the_benchmarks_and_their_arguments_have_help(capsys, subject):
     assert main(["bench", "--help"]) == 0
-    assert "pool" in capsys.readouterr().out
-    assert main(["bench", "pool", "--help"]) == 0
     printed = capsys.readouterr().out
-    assert "usage: torchdali bench pool" in printed
+    assert "pool" in printed
+    assert "loader" in printed
+    assert main(["bench", subject, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"usage: torchdali bench {subject}" in printed
+    assert ("--data" in printed) is (subject == "loader")
     for option in ("--workers", "--batch-size", "--rounds", "--samples-scale", "--quick", "--workload", "--json"):
         assert option in printed
 
@@ -212,7 +244,7 @@ def test_there_is_a_bar_on_a_terminal_unless_it_is_not_wanted(terminal, argument
         step("another thing")
         raise OSError("enough")
 
-    monkeypatch.setattr(bench, "measure_pool", measure)
+    monkeypatch.setattr(bench, "measure", measure)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     assert main([*QUICK, *arguments]) == 2
     *before, error = capsys.readouterr().err.splitlines()

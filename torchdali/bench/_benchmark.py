@@ -1,4 +1,4 @@
-"""The benchmark of the pool as a whole."""
+"""A benchmark as a whole."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from torchdali.bench._copy_rate import copy_rate
+from torchdali.bench._engines import ENGINES
 from torchdali.bench._measure import WorkloadResult, measure_throughput
 from torchdali.bench._overheads import Overheads, measure_overheads
 from torchdali.bench._process import many_descriptors
 from torchdali.bench._summary import Summary
-from torchdali.bench._workloads import WORKLOADS
+from torchdali.bench._workloads import IMAGES, WORKLOADS, Workload, images
 
-__all__ = ["PoolReport", "Progress", "Settings", "count_steps", "measure_pool"]
+__all__ = ["Report", "Progress", "Settings", "count_steps", "measure"]
 
 Progress: TypeAlias = Callable[[str], None]
 """Called before each step of a benchmark with what comes."""
@@ -27,24 +28,34 @@ _THREADS = (1, 2)
 class Settings:
     """What is measured, and how thoroughly."""
 
+    subject: str = "pool"
+    """``"pool"`` or ``"loader"``: what of torchdali is compared."""
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     num_workers: int = 2
     batch_size: int = 64
     rounds: int = 5
     samples_scale: float = 1.0
     """Of the number of samples in an epoch; the samples stay as they are."""
+    folder: str | None = None
+    """Where images come from; None: the photographs that come along."""
+
+    def workload(self, name: str) -> Workload:
+        """One of the workloads, made."""
+        if name == IMAGES:
+            return images(self.samples_scale, self.folder)
+        return WORKLOADS[name](self.samples_scale)
 
 
 def count_steps(settings: Settings) -> int:
-    """How many steps :func:`measure_pool` has with these settings."""
+    """How many steps :func:`measure` has with these settings."""
     throughput = len(settings.workloads) * (1 + 2 * settings.rounds)
     starts = restarts = 2 * settings.rounds
     return throughput + starts + restarts + 2 + len(_THREADS)
 
 
 @dataclass(frozen=True)
-class PoolReport:
-    """All that :func:`measure_pool` finds."""
+class Report:
+    """All that :func:`measure` finds."""
 
     settings: Settings
     workloads: list[WorkloadResult]
@@ -54,8 +65,8 @@ class PoolReport:
     """The machine's, in GB/s, by the number of threads that copy at once."""
 
 
-def measure_pool(settings: Settings, step: Progress) -> PoolReport:
-    """Compare :class:`torchdali.pool.WorkerPool` with ``torch.utils.data.DataLoader``.
+def measure(settings: Settings, step: Progress) -> Report:
+    """Compare :class:`torchdali.pool.WorkerPool` or :class:`torchdali.DataLoader` with ``torch.utils.data.DataLoader``.
 
     Args:
         settings: what and how.
@@ -63,28 +74,32 @@ def measure_pool(settings: Settings, step: Progress) -> PoolReport:
 
     Raises:
         UnequalBatchesError: the two gave different samples.
+        FileNotFoundError: there are no images in the folder.
         OSError: there are no more processes or descriptors.
     """
+    engines = ENGINES[settings.subject]
     with many_descriptors():
         results = [
             measure_throughput(
-                WORKLOADS[name](settings.samples_scale),
+                settings.workload(name),
                 num_workers=settings.num_workers,
                 batch_size=settings.batch_size,
                 rounds=settings.rounds,
                 step=step,
+                engines=engines,
             )
             for name in settings.workloads
         ]
         stock, torchdali = measure_overheads(
-            WORKLOADS[_OVERHEADS_WORKLOAD](settings.samples_scale),
+            settings.workload(_OVERHEADS_WORKLOAD),
             num_workers=settings.num_workers,
             batch_size=settings.batch_size,
             rounds=settings.rounds,
             step=step,
+            engines=engines,
         )
     copy_rates = {}
     for threads in _THREADS:
         step(f"copy rate, threads: {threads}")
         copy_rates[threads] = copy_rate(threads)
-    return PoolReport(settings, results, stock, torchdali, copy_rates)
+    return Report(settings, results, stock, torchdali, copy_rates)

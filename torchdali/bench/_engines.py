@@ -1,4 +1,4 @@
-"""What is compared: the stock loader and torchdali's pool, behind one small interface.
+"""What is compared: the stock loader, and torchdali's pool or its loader, behind one small interface.
 
 Both have as many workers, look as far ahead, and get the same samples in the same order.
 """
@@ -18,9 +18,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from torchdali.bench._workloads import Batch, Order, Workload
+from torchdali.loader import DataLoader as TorchdaliDataLoader
 from torchdali.pool import Job, Raised, Stacked, WorkerPool, deferred_interrupt
 
-__all__ = ["ENGINES", "Engine", "StockEngine", "TorchdaliEngine"]
+__all__ = ["ENGINES", "Engine", "LoaderEngine", "PoolEngine", "StockEngine"]
 
 PREFETCH = 2
 """Batches under way for each worker."""
@@ -65,7 +66,7 @@ class Engine(ABC):
         self.close()
 
 
-# --- the stock loader -----------------------------------------------------------------------------------------------
+# --- loaders --------------------------------------------------------------------------------------------------------
 
 
 class _Batches:
@@ -93,11 +94,12 @@ class StockEngine(Engine):
     """``torch.utils.data.DataLoader``."""
 
     name = "stock"
+    kind: ClassVar[type[DataLoader[Any]]] = DataLoader
 
     def __init__(self, workload: Workload, num_workers: int) -> None:
         super().__init__(workload, num_workers)
         self._batches = _Batches()
-        self._loader: DataLoader[torch.Tensor] | None = DataLoader(
+        self._loader: DataLoader[torch.Tensor] | None = self.kind(
             workload.samples,
             batch_sampler=self._batches,
             num_workers=num_workers,
@@ -147,10 +149,17 @@ class StockEngine(Engine):
         self._iterator = None
 
 
+class LoaderEngine(StockEngine):
+    """:class:`torchdali.DataLoader`, with the same arguments."""
+
+    name = "torchdali"
+    kind = TorchdaliDataLoader
+
+
 # --- torchdali's pool -----------------------------------------------------------------------------------------------
 
 
-class TorchdaliEngine(Engine):
+class PoolEngine(Engine):
     """:class:`torchdali.pool.WorkerPool`."""
 
     name = "torchdali"
@@ -197,5 +206,8 @@ class TorchdaliEngine(Engine):
         self._pool.close()
 
 
-ENGINES: tuple[type[Engine], type[Engine]] = (StockEngine, TorchdaliEngine)
-"""The one that is compared with, and the one that is compared."""
+ENGINES: dict[str, tuple[type[Engine], type[Engine]]] = {
+    "pool": (StockEngine, PoolEngine),
+    "loader": (StockEngine, LoaderEngine),
+}
+"""By subject, the one that is compared with and the one that is compared."""

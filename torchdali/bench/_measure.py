@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from torchdali.bench._engines import ENGINES, Engine
+from torchdali.bench._engines import Engine
 from torchdali.bench._process import cpu_seconds
 from torchdali.bench._summary import Summary, ratios
 from torchdali.bench._workloads import Batch, Order, Workload
@@ -60,7 +60,7 @@ def measure_throughput(
     batch_size: int,
     rounds: int,
     step: Callable[[str], None],
-    engines: Sequence[type[Engine]] = ENGINES,
+    engines: Sequence[type[Engine]],
 ) -> WorkloadResult:
     """One epoch of each engine that does not count, in which their batches are compared, then ``rounds`` that do.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from torchdali.bench._engines import ENGINES, Engine
+from torchdali.bench._engines import Engine
 from torchdali.bench._process import count_descriptors, resident_bytes
 from torchdali.bench._summary import Summary
 from torchdali.bench._workloads import Batch, Order, Workload
@@ -63,7 +63,7 @@ def measure_overheads(
     batch_size: int,
     rounds: int,
     step: Callable[[str], None],
-    engines: Sequence[type[Engine]] = ENGINES,
+    engines: Sequence[type[Engine]],
 ) -> list[Overheads]:
     """Measure each engine, by turns where it is times.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchdali.bench._benchmark import PoolReport
+from torchdali.bench._benchmark import Report
 from torchdali.bench._measure import WorkloadResult
 from torchdali.bench._overheads import DESCRIPTORS_BAR, RESTART_BAR, Overheads
 from torchdali.bench._summary import Summary
@@ -16,6 +16,7 @@ __all__ = ["Machine", "as_dict", "as_text"]
 
 _INDENT = "  "
 _GAP = "  "
+_SUBJECTS = {"pool": "torchdali's pool", "loader": "torchdali.DataLoader"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class Machine:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def as_dict(report: PoolReport, machine: Machine) -> dict[str, Any]:
+def as_dict(report: Report, machine: Machine) -> dict[str, Any]:
     """All figures, those of each round too."""
     restart, kept = report.torchdali.restart_ms.median, _kept_descriptors(report.torchdali)
     return {
-        "benchmark": "pool",
+        "benchmark": report.settings.subject,
         "settings": dataclasses.asdict(report.settings),
         "workloads": [{**dataclasses.asdict(result), "reaches_bar": result.reaches_bar} for result in report.workloads],
         "overheads": {
@@ -58,11 +59,11 @@ def as_dict(report: PoolReport, machine: Machine) -> dict[str, Any]:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-def as_text(report: PoolReport, machine: Machine) -> str:
+def as_text(report: Report, machine: Machine) -> str:
     """Three tables: throughput, overheads, machine. Medians, and the spread from the least to the most."""
     settings = report.settings
     head = (
-        f"{_INDENT}torchdali's pool and the stock DataLoader: {_count(settings.num_workers, 'worker')}, "
+        f"{_INDENT}{_SUBJECTS[settings.subject]} and the stock DataLoader: {_count(settings.num_workers, 'worker')}, "
         f"batches of {settings.batch_size}, {_count(settings.rounds, 'round')}"
     )
     machine_rows = [
@@ -106,7 +107,7 @@ def _throughput_rows(results: Sequence[WorkloadResult]) -> list[list[str]]:
     return rows
 
 
-def _overhead_rows(report: PoolReport) -> list[list[str]]:
+def _overhead_rows(report: Report) -> list[list[str]]:
     stock, torchdali = report.stock, report.torchdali
     descriptors = _kept_descriptors(torchdali)
     many = f"{_count(stock.kept_batches, 'batch', 'batches')} kept"

@@ -1,7 +1,8 @@
 """The data sets that the engines load: map-style, and the same object for all engines.
 
-Their samples lie in memory before anything is measured, so that what is measured is the way from a worker to the parent and
-not the making of a sample. No sample is of zeros: untouched pages are free to read, and would flatter whoever moves most.
+Those of tensors lie in memory before anything is measured, so that what is measured is the way from a worker to the parent
+and not the making of a sample; that of images is what a training does. No sample is of zeros: untouched pages are free to
+read, and would flatter whoever moves most.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-__all__ = ["WORKLOADS", "Batch", "Blobs", "Order", "Samples", "Vectors", "Workload"]
+__all__ = ["IMAGES", "WORKLOADS", "Batch", "Blobs", "Images", "Order", "Samples", "Vectors", "Workload", "images"]
 
 Batch: TypeAlias = torch.Tensor | list[torch.Tensor]
 """A tensor (samples, ...), or a list of tensors that differ in length."""
@@ -93,6 +95,41 @@ class Vectors(Samples):
         return self._nbytes
 
 
+class Images(Samples):
+    """Files decoded and brought to 224 x 224 as is usual in validation, as ``torchvision.datasets.ImageFolder`` would.
+
+    Args:
+        samples: number of samples.
+        folder: of the files, looked through to its depth; they take turns.
+
+    Raises:
+        FileNotFoundError: there are no images in it.
+    """
+
+    def __init__(self, samples: int, folder: str) -> None:
+        from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
+        from torchvision.transforms import v2
+
+        self._paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        if not self._paths:
+            raise FileNotFoundError(f"there are no images in {folder!r}")
+        self._samples = samples
+        self._load = default_loader
+        steps = [v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        self._transform = v2.Compose([*steps, v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image: torch.Tensor = self._transform(self._load(str(self._paths[index % len(self._paths)])))
+        return image
+
+    def nbytes(self, index: int) -> int:
+        """Bytes of a sample."""
+        return 4 * 3 * 224 * 224
+
+
 @dataclass(frozen=True)
 class Workload:
     """Samples, and what becomes of them."""
@@ -102,7 +139,7 @@ class Workload:
     stacked: bool
     """A batch is one tensor; else a list of tensors."""
     bar: float
-    """How many times as fast as the stock loader torchdali's pool is to be."""
+    """How many times as fast as the stock loader torchdali is to be."""
 
     def order(self, batch_size: int, epoch: int) -> Order:
         """All samples once, shuffled by the epoch's number, in batches; the last one may be smaller."""
@@ -128,3 +165,17 @@ def _small(scale: float) -> Workload:
 
 WORKLOADS: dict[str, Callable[[float], Workload]] = {"blobs": _blobs, "fixed": _fixed, "small": _small}
 """By name, functions that make a workload; their argument scales the number of samples in an epoch."""
+
+IMAGES = "images"
+"""Name of the workload that reads files."""
+
+
+def images(scale: float, folder: str | None) -> Workload:
+    """The workload that reads files, of a folder or the photographs that come along.
+
+    Raises:
+        FileNotFoundError: there are no images in the folder.
+    """
+    if folder is None:
+        folder = str(Path(__file__).parent.parent / "photographs")
+    return Workload(IMAGES, Images(_scaled(512, scale), folder), stacked=True, bar=1.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from torchdali.bench import WORKLOADS, Machine, Settings, as_dict, as_text, count_steps, measure_pool
+from torchdali.bench import IMAGES, WORKLOADS, Machine, Settings, as_dict, as_text, count_steps, measure
 from torchdali.cli import _environment as environment
 from torchdali.cli._arguments import UserError, one_line, whole_number
 from torchdali.ops import available_cpus
@@ -29,11 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", dest="benchmark", required=True)
     summary = "Compare the worker pool with torch.utils.data.DataLoader: throughput, starts, descriptors, memory."
     pool = benchmarks.add_parser("pool", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
-    pool.set_defaults(program=pool.prog)
-    _add_pool_arguments(pool)
+    pool.set_defaults(program=pool.prog, data=None)
+    _add_common_arguments(pool, list(WORKLOADS))
+    summary = "Compare torchdali.DataLoader with torch.utils.data.DataLoader, which it takes the place of."
+    loader = benchmarks.add_parser("loader", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
+    loader.set_defaults(program=loader.prog)
+    _add_common_arguments(loader, [*WORKLOADS, IMAGES])
+    loader.add_argument(
+        "--data", metavar="DIR", help="folder with images to decode (default: the photographs that come along)"
+    )
 
 
-def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_common_arguments(parser: argparse.ArgumentParser, workloads: list[str]) -> None:
+    parser.set_defaults(workloads=workloads)
     defaults = Settings()
     parser.add_argument(
         "--workers",
@@ -58,7 +66,7 @@ def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workload",
-        choices=list(WORKLOADS),
+        choices=workloads,
         action="append",
         help="what to load; may be given several times (default: all of them)",
     )
@@ -99,15 +107,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark, print the tables; whatever the figures are, it is a success."""
     _check_json(arguments.json)
     settings = Settings(
-        workloads=tuple(dict.fromkeys(arguments.workload or WORKLOADS)),
+        subject=arguments.benchmark,
+        workloads=tuple(dict.fromkeys(arguments.workload or arguments.workloads)),
         num_workers=arguments.workers,
         batch_size=arguments.batch_size,
         rounds=arguments.rounds,
         samples_scale=arguments.samples_scale,
+        folder=arguments.data,
     )
     with _Progress(count_steps(settings), hidden=arguments.no_progress) as progress:
         try:
-            report = measure_pool(settings, progress.step)
+            report = measure(settings, progress.step)
         except OSError as error:  # no more processes, descriptors or memory
             raise UserError(one_line(error)) from error
     machine = Machine(environment.cpu_name(), available_cpus(), environment.versions())

@@ -9,22 +9,23 @@ from typing import Any, NoReturn
 from torch._utils import ExceptionWrapper
 
 from torchdali.errors import WorkerDiedError, WorkerError, WorkerTraceback
-from torchdali.loader._fetch import note
+from torchdali.loader._fetch import note, show_indices
 
-__all__ = ["raise_as_stock", "timed_out", "warn_of_stop"]
+__all__ = ["raise_as_stock", "take_snapshot", "timed_out", "warn_of_stop"]
 
 
-def raise_as_stock(error: BaseException, worker: int) -> NoReturn:
+def raise_as_stock(error: BaseException, worker: int, index: Any) -> NoReturn:
     """Raise what a worker raised: of its type, with torch's text and the worker's traceback in it.
 
     The exception as it was in the worker, attributes and all, is the ``__cause__``.
 
     Args:
         error: what the pool gave in the place of a batch.
-        worker: index of the worker.
+        worker: number of the worker.
+        index: of the batch, as the sampler gave it.
     """
     if isinstance(error, WorkerDiedError):
-        raise _died(error) from None
+        raise _died(error, index) from None
     trace = error.__cause__
     if isinstance(error, WorkerError) or not isinstance(trace, WorkerTraceback):
         raise error
@@ -44,6 +45,12 @@ def raise_as_stock(error: BaseException, worker: int) -> NoReturn:
     raise AssertionError("unreachable")
 
 
+def take_snapshot(error: BaseException) -> bytes | None:
+    """The state of its worker after the batch that raised, which came with the exception."""
+    snapshot: bytes | None = vars(error).pop("_torchdali_snapshot", None) if hasattr(error, "__dict__") else None
+    return snapshot
+
+
 def _notes(error: BaseException) -> list[str]:
     """Which sample it was, without what the pool says of its item."""
     return [text for text in getattr(error, "__notes__", []) if not text.startswith("raised for (")]
@@ -59,19 +66,20 @@ def warn_of_stop(error: StopIteration) -> None:
     )
 
 
-def _died(error: WorkerDiedError) -> WorkerDiedError:
+def _died(error: WorkerDiedError, index: Any) -> WorkerDiedError:
+    """Of several batches that were lost with a worker each is raised in its turn, and names its own samples."""
     code = error.exitcode
     if code is not None and code < 0:
         said = f"DataLoader worker (pid {error.pid}) is killed by signal: {signal.strsignal(-code)}. "
     else:
         said = f"DataLoader worker (pid(s) {error.pid}) exited unexpectedly: "
-    indices = tuple(_index(item) for item in error.items)
-    return WorkerDiedError(f"{said}{error}", worker=error.worker, pid=error.pid, exitcode=code, items=indices)
-
-
-def _index(item: Any) -> Any:
-    """What a request was for; the number before it is of no use to anybody else."""
-    return item[1] if isinstance(item, tuple) and len(item) == 2 else item
+    return WorkerDiedError(
+        f"{said}The batch of samples {show_indices(index)} is lost with it: {error}",
+        worker=error.worker,
+        pid=error.pid,
+        exitcode=code,
+        items=(index,),
+    )
 
 
 def timed_out(seconds: float, error: TimeoutError) -> RuntimeError:

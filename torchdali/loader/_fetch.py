@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Fetcher", "make_fetcher", "note"]
+__all__ = ["Fetcher", "make_fetcher", "note", "show_indices"]
 
 _MOST_SHOWN = 8
 
@@ -22,13 +22,20 @@ def note(error: BaseException, text: str) -> None:
         return
 
 
-def _show(indices: Any) -> str:
-    try:
-        shown = [repr(index) for index in list(indices)[:_MOST_SHOWN]]
-        more = len(indices) - len(shown)
-    except Exception:  # of the user's: an index can be anything
-        return "a batch of them"
+def show_indices(indices: Any) -> str:
+    """What a sampler gave for a batch, short enough for a message."""
+    if not isinstance(indices, (list, tuple)):
+        return _show(indices)
+    shown = [_show(index) for index in indices[:_MOST_SHOWN]]
+    more = len(indices) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _show(index: object) -> str:
+    try:
+        return repr(index)
+    except Exception as error:  # of the user's: an index can be anything
+        return f"<{type(index).__name__} whose repr raises {type(error).__name__}>"
 
 
 class Fetcher(ABC):
@@ -47,9 +54,14 @@ class Fetcher(ABC):
         """Over an iterable dataset."""
         self.batches = 0
         """How many were fetched or skipped."""
+        self.over = False
+        """The iterator has come to its end."""
         self._auto_collation = auto_collation
         self._collate_fn = collate_fn
         self._drop_last = drop_last
+
+    skips_for_nothing = False
+    """Nothing has to be done to skip a batch."""
 
     def begin(self) -> None:  # noqa: B027  not every kind has something to begin
         """Begin to iterate over the dataset."""
@@ -61,8 +73,7 @@ class Fetcher(ABC):
             StopIteration: an iterable dataset has no more.
             Exception: of the user's code, with a note that names the sample.
         """
-        while self.batches < number:
-            self.skip(index)
+        self.skip_to(number, index)
         try:
             data = self._samples(index)
         finally:
@@ -73,8 +84,24 @@ class Fetcher(ABC):
             note(error, f"raised by collate_fn for {self._name(index)}")
             raise
 
+    def skip_to(self, number: int, index: Any) -> None:
+        """Go on to a batch without making those before it.
+
+        Raises:
+            StopIteration: an iterable dataset has no more.
+        """
+        while self.batches < number:
+            try:
+                self._skip(index)
+            except StopIteration:
+                raise
+            except Exception:  # was raised in its turn when that batch was made
+                continue
+            finally:
+                self.batches += 1
+
     @abstractmethod
-    def skip(self, index: Any) -> None:
+    def _skip(self, index: Any) -> None:
         """Go on by one batch, without making it."""
 
     @abstractmethod
@@ -89,12 +116,13 @@ class Fetcher(ABC):
 class MapFetcher(Fetcher):
     """Of a dataset with ``__getitem__``."""
 
-    def skip(self, index: Any) -> None:
-        """Nothing has to be done: the next batch has its own indices."""
-        self.batches += 1
+    skips_for_nothing = True
+
+    def _skip(self, index: Any) -> None:
+        """The next batch has its own indices."""
 
     def _name(self, index: Any) -> str:
-        return f"samples {_show(index)}" if self._auto_collation else f"sample {index!r}"
+        return f"samples {show_indices(index)}" if self._auto_collation else f"sample {_show(index)}"
 
     def _samples(self, index: Any) -> Any:
         dataset = self.dataset
@@ -102,7 +130,7 @@ class MapFetcher(Fetcher):
             try:
                 return dataset.__getitems__(index)
             except Exception as error:
-                note(error, f"raised by __getitems__ for samples {_show(index)}")
+                note(error, f"raised by __getitems__ for samples {show_indices(index)}")
                 raise
         keys = index if self._auto_collation else (index,)
         samples: list[Any] = []
@@ -111,7 +139,7 @@ class MapFetcher(Fetcher):
             for key in keys:
                 samples.append(dataset[key])
         except Exception as error:
-            note(error, f"raised for sample {key!r}")
+            note(error, f"raised for sample {_show(key)}")
             raise
         return samples if self._auto_collation else samples[0]
 
@@ -121,23 +149,21 @@ class IterableFetcher(Fetcher):
 
     def __init__(self, dataset: Any, auto_collation: bool, collate_fn: Callable[[Any], Any], drop_last: bool) -> None:
         super().__init__(dataset, auto_collation, collate_fn, drop_last)
-        self._ended = False
         self._taken = 0
 
     def begin(self) -> None:
         """Begin to iterate over the dataset."""
         self.iterator = iter(self.dataset)
 
-    def skip(self, index: Any) -> None:
+    def _skip(self, index: Any) -> None:
         """Take a batch's samples and drop them."""
         self._samples(index)
-        self.batches += 1
 
     def _name(self, index: Any) -> str:
         return f"samples up to number {self._taken - 1} of this iterator"
 
     def _samples(self, index: Any) -> Any:
-        if self._ended:
+        if self.over:
             raise StopIteration
         try:
             if not self._auto_collation:
@@ -147,7 +173,7 @@ class IterableFetcher(Fetcher):
                 try:
                     samples.append(self._next())
                 except StopIteration:
-                    self._ended = True
+                    self.over = True
                     break
         except StopIteration:
             raise

@@ -12,7 +12,7 @@ from torchdali.loader._random import RandomState
 __all__ = ["Fetching", "Snapshot", "is_stateful"]
 
 Snapshot = tuple[int, bytes]
-"""How many batches had been made, and what dataset, iterator and generators were in then."""
+"""How many batches had been made in the epoch, and what dataset, iterator and generators were in then."""
 
 
 def is_stateful(value: object) -> bool:
@@ -26,28 +26,54 @@ class Fetching:
     Args:
         make: makes the fetcher.
         every: a snapshot is taken after each so many batches; 0: never.
-        random: the generators of this process are part of it.
+        alone: this process does nothing else: its generators are part of it, and so is the dataset, which in the main process
+            can be asked when its state is wanted.
     """
 
-    def __init__(self, make: Callable[[], Fetcher], every: int, *, random: bool) -> None:
+    def __init__(self, make: Callable[[], Fetcher], every: int, *, alone: bool) -> None:
         self._make = make
         self._every = every
-        self._with_random = random
-        self._random: RandomState | None = None
+        self._alone = alone
+        self._seeded: RandomState | None = None
+        self._sent: RandomState | None = None
+        self._refusal: str | None = None
         self._fetcher: Fetcher | None = None
-        self._resume: Snapshot | None = None
+        self._awaited: tuple[int, RandomState] | None = None
+        """What the generators are to be set to once so many batches were skipped."""
 
     def seeded(self) -> None:
         """The generators are in a state that is known from the seed: it need not be told."""
-        self._random = RandomState()
+        self._seeded = self._sent = RandomState()
+
+    # --- in -----------------------------------------------------------------------------------------------------------
 
     def begin(self, resume: Snapshot | None = None) -> None:
-        """Begin an epoch, or go on with one; in that case nothing is done before the first batch is wanted."""
-        self._resume = resume
-        self._fetcher = None
-        if resume is None:
-            self._fetcher = self._make()
-            self._fetcher.begin()
+        """Begin an epoch, or go on with one."""
+        if self._awaited is not None:  # of an epoch in which no batch was wanted any more
+            self._awaited[1].restore()
+        self._awaited = self._sent = None
+        batches, state = (0, {}) if resume is None else (resume[0], pickle.loads(resume[1]))
+        fetcher = self._make()
+        if "dataset" in state:
+            fetcher.dataset.load_state_dict(state["dataset"])
+        fetcher.begin()
+        if "iterator" in state:
+            fetcher.iterator.load_state_dict(state["iterator"])
+        fetcher.over = state.get("over", False)
+        if "dataset" in state or "iterator" in state or fetcher.skips_for_nothing:
+            fetcher.batches = batches
+        if self._alone and "random" in state:
+            self._awaited = batches, RandomState.from_dict(state["random"])
+            if fetcher.batches == batches:
+                self._restore_random()
+        self._fetcher = fetcher
+
+    def _restore_random(self) -> None:
+        assert self._awaited is not None
+        self._awaited[1].restore()
+        self._awaited = None
+
+    # --- out ----------------------------------------------------------------------------------------------------------
 
     def fetch(self, number: int, index: Any) -> tuple[Any, bytes | None]:
         """A batch, and the state after it if it is time for that and something has changed.
@@ -60,41 +86,47 @@ class Fetching:
             StopIteration: an iterable dataset has no more.
             Exception: of the user's code.
         """
-        if self._fetcher is None:
-            assert self._resume is not None
-            self._fetcher = self._restored(*self._resume, index)
-            self._resume = None
-        batch = self._fetcher.fetch(number, index)
-        if self._every and (number + 1) % self._every == 0:
-            return batch, self._take(self._fetcher)
-        return batch, None
+        fetcher = self._fetcher
+        assert fetcher is not None
+        if self._awaited is not None:
+            fetcher.skip_to(self._awaited[0], index)
+            self._restore_random()
+        batch = fetcher.fetch(number, index)
+        return batch, self.snapshot(number)
 
-    def _take(self, fetcher: Fetcher) -> bytes | None:
+    def snapshot(self, number: int) -> bytes | None:
+        """The state after a batch, if it is time for that and something has changed."""
+        if not self._every or (number + 1) % self._every:
+            return None
+        fetcher = self._fetcher
+        assert fetcher is not None
         state: dict[str, Any] = {}
-        if self._with_random:
+        changed = False
+        if self._alone:
             random = RandomState()
-            if random != self._random:
-                self._random = random
+            changed = random != self._sent
+            self._sent = random
+            if random != self._seeded:
                 state["random"] = random.to_dict()
-        if is_stateful(fetcher.dataset):
-            state["dataset"] = fetcher.dataset.state_dict()
-        if fetcher.iterator is not fetcher.dataset and is_stateful(fetcher.iterator):
-            state["iterator"] = fetcher.iterator.state_dict()
-        return pickle.dumps(state) if state else None
+        if fetcher.over:
+            state["over"] = changed = True
+        if self._refusal is None:
+            try:
+                parts = self._parts(fetcher)
+                if parts:
+                    return pickle.dumps({**state, **parts})
+            except Exception as error:  # methods of that name may mean something else
+                self._refusal = f"{type(error).__name__}: {error}"
+                changed = True
+        if self._refusal is not None:
+            state["refusal"] = self._refusal
+        return pickle.dumps(state) if changed and state else None
 
-    def _restored(self, batches: int, pickled: bytes, index: Any) -> Fetcher:
-        state = pickle.loads(pickled)
-        fetcher = self._make()
-        if "dataset" in state:
-            fetcher.dataset.load_state_dict(state["dataset"])
-        fetcher.begin()
-        if "iterator" in state:
-            fetcher.iterator.load_state_dict(state["iterator"])
-        if "dataset" in state or "iterator" in state:
-            fetcher.batches = batches
-        while fetcher.batches < batches:
-            fetcher.skip(index)
-        if "random" in state:
-            self._random = RandomState.from_dict(state["random"])
-            self._random.restore()
-        return fetcher
+    def _parts(self, fetcher: Fetcher) -> dict[str, Any]:
+        """What dataset and iterator say of their state."""
+        parts = {}
+        if is_stateful(fetcher.iterator):
+            parts["iterator"] = fetcher.iterator.state_dict()
+        if fetcher.iterator is not fetcher.dataset and is_stateful(fetcher.dataset) and (self._alone or parts):
+            parts["dataset"] = fetcher.dataset.state_dict()
+        return parts

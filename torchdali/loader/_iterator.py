@@ -8,9 +8,7 @@ same in each of its versions.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -21,68 +19,30 @@ from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from torchdali.errors import WorkerDiedError
-from torchdali.loader._errors import raise_as_stock, timed_out
-from torchdali.loader._pin import finished_thread, memory_hook
+from torchdali.loader._crew import Crew
+from torchdali.loader._errors import raise_as_stock, take_snapshot, timed_out
+from torchdali.loader._own import is_iterable
+from torchdali.loader._pin import finished_thread
 from torchdali.loader._random import RandomState, generators_of
-from torchdali.loader._resume import Resume, replay, resuming, sampler_state, stateful_sampler
+from torchdali.loader._resume import Resume, replay, resuming
+from torchdali.loader._sampling import NO_STATE, SamplerStates
 from torchdali.loader._state import Delivery, Progress
-from torchdali.loader._work import Begin, Work
+from torchdali.loader._work import Begin
 from torchdali.pool import Job, Raised, WorkerPool
 
 if TYPE_CHECKING:
     from torchdali.loader._loader import DataLoader
 
-__all__ = ["Crew", "WorkersIterator"]
-
-BATCH_BYTES = 64 << 20
-"""Set aside for a batch before anything is known: memory that is not written to costs nothing."""
-
-PINNED_BATCH_BYTES = 8 << 20
-"""The same where memory is pinned, which costs all of it."""
-
-
-class Crew(NamedTuple):
-    """Workers, and what they do."""
-
-    pool: WorkerPool
-    work: Work
-    hook: Any
-    """:class:`~torchdali.pipeline._pinned.PinnedMemory`, if batches are to be pinned by it."""
-
-    @classmethod
-    def of(cls, loader: DataLoader[Any], dataset: Any, worker_init_fn: Callable[[int], Any] | None) -> Crew:
-        """Ready to be started."""
-        work = Work(
-            dataset,
-            iterable=loader._iterable,
-            auto_collation=loader._auto_collation,
-            collate_fn=loader.collate_fn,
-            drop_last=loader.drop_last,
-            worker_init_fn=worker_init_fn,
-            num_workers=loader.num_workers,
-            snapshot_every_n_steps=loader.snapshot_every_n_steps,
-        )
-        hook = memory_hook(loader)
-        context = loader.multiprocessing_context or multiprocessing.get_context()
-        pool = WorkerPool(
-            [work.fetch, work.begin],
-            loader.num_workers,
-            name="DataLoader",
-            start_method=context,
-            dedicated=loader.num_workers,
-            on_worker_death=loader.on_worker_death,
-            memory_limit=loader.memory_limit,
-            bytes_per_item=PINNED_BATCH_BYTES if hook is not None else BATCH_BYTES,
-            initialize=work.initialize,
-            memory_hook=hook,
-        )
-        return cls(pool, work, hook)
+__all__ = ["WorkersIterator"]
 
 
 class _Pending(NamedTuple):
     """A batch that is under way."""
 
     number: int
+    """In the epoch; of a map-style dataset."""
+    index: Any
+    """From the sampler."""
     worker: int
     made: int
     """Batches of its worker, with this one."""
@@ -102,60 +62,72 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         self._shutdown = False
         self._pending: deque[_Pending] = deque()
         self._processes: list[BaseProcess] = []
-        resume = loader._take_resume()
+        resume = loader._torchdali.take_resume(loader)
         with resuming(loader, resume):
             _BaseDataLoaderIter.__init__(self, loader)
-        self._prefetch_factor = max(1, loader.prefetch_factor or 0)
+        self._prefetch_factor = loader.prefetch_factor or 0
+        if self._prefetch_factor < 1:
+            raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
         self._in_order = loader.in_order
-        self._loader_sampler = stateful_sampler(loader)
+        self._sampler_states = SamplerStates(loader)
         self._serials = itertools.count()
-        crew = loader._take_started()
-        self._crew = Crew.of(loader, self._dataset, self._init_fn(loader)) if crew is None else crew
+        crew = loader._torchdali.take_crew()
+        if crew is None:
+            crew = Crew.of(loader, self._dataset, self._world_size, self._rank)
+            self._started_before = False
+        else:
+            self._started_before = True
+        self._crew = crew
         self._pool = self._crew.pool
-        self._started_before = crew is not None
         if self._pin_memory:
             self._pin_memory_thread = finished_thread()
         self._begin(loader, resume, first_iter=True)
-
-    def _init_fn(self, loader: DataLoader[Any]) -> Callable[[int], Any] | None:
-        """The user's, and before it what torch's data pipes need."""
-        return worker_init_fn(loader, self._dataset, self._world_size, self._rank)
 
     # --- an epoch -----------------------------------------------------------------------------------------------------
 
     def _reset(self, loader: DataLoader[Any], first_iter: bool = False) -> None:
         """Begin another epoch with the same workers; those that have died are replaced."""
-        self._begin(loader, loader._take_resume(), first_iter=first_iter)
+        self._begin(loader, loader._torchdali.take_resume(loader), first_iter=first_iter)
 
     def _begin(self, loader: DataLoader[Any], resume: Resume | None, *, first_iter: bool) -> None:
         assert self._pool is not None
-        while (
-            self._pending
-        ):  # of an epoch that was left; done all the same, as random draws must not depend on how far it is
+        while self._pending:  # of an epoch that was left
             job = self._pending.pop().job
-            if isinstance(job, Job):
+            if isinstance(job, Job):  # it is done all the same, as random draws must not depend on how far it is
                 self._pool.cancel(job, withdraw=False)
-        start = RandomState(generators_of(loader)) if resume is None else resume.start
-        with resuming(loader, resume):
+        self._iterable = is_iterable(loader)
+        own, generators = loader._torchdali, generators_of(loader)
+        within = resume if resume is not None and resume.begun else None
+        start, sampler = RandomState(generators), self._sampler_states.take()
+        with resuming(loader, within):
             _BaseDataLoaderIter._reset(self, loader, first_iter)
-        iterable = loader._iterable
         if resume is not None:
-            self._sampler_iter = replay(loader, resume)
             self._base_seed = resume.state["base_seed"]
-            self._shared_seed = resume.state["shared_seed"]
-            self.progress = resume.progress(self._num_workers)
+        if within is not None:
+            self._sampler_iter = replay(loader, within)
+            self._shared_seed = within.state["shared_seed"]
+            self.progress = within.progress(self._num_workers)
         else:
-            self.progress = Progress(
-                self._num_workers, iterable, loader._next_epoch(), int(self._base_seed), self._shared_seed, start
-            )
-            self.progress.counts = [0] * self._num_workers
-        loader._progress = self.progress
+            before = {} if first_iter else self.progress.known
+            self.progress = Progress.before(self._num_workers, self._iterable)
+            self.progress.epoch = own.next_epoch()
+            self.progress.base_seed = int(self._base_seed)
+            self.progress.shared_seed = self._shared_seed
+            self.progress.start = start
+            self.progress.sampler = None if sampler is NO_STATE else sampler
+            known = before if resume is None else resume.known_by_worker()
+            self.progress.known = {worker: entry._replace(before=True) for worker, entry in known.items()}
+        self.progress.persistent = self._persistent_workers
+        self.progress.drawn = True
+        own.progress = self.progress
         self.on_delivery: Callable[[Delivery], None] = self.progress.deliver
         self._numbers: Iterator[int] = self.progress.numbers()
         self._counts = list(self.progress.counts)
         self._active = [worker not in self.progress.ended for worker in range(self._num_workers)]
         self._turn = self.progress.next_worker
         self._ended: list[int] = []
+        self._death: WorkerDiedError | None = None
+        """Of a worker that is not replaced."""
         self._tell_workers(resume, first_iter=first_iter)
         with self._pool.together():
             for _ in range(self._prefetch_factor * self._num_workers):
@@ -163,7 +135,10 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
 
     def _tell_workers(self, resume: Resume | None, *, first_iter: bool) -> None:
         assert self._pool is not None
-        snapshots = () if resume is None else resume.snapshots()
+        snapshots: tuple[Any, ...] = ()
+        if resume is not None:
+            known = self.progress.known
+            snapshots = tuple(known[worker].pack() if worker in known else None for worker in range(self._num_workers))
         begin = Begin(next(self._serials), int(self._base_seed), self._shared_seed, resume is not None, snapshots)
         self._crew.work.begin_with = begin  # for those that are started now and later
         self._pool.start()
@@ -176,29 +151,46 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
 
     def _put_next(self) -> None:
         """Ask a worker for the next batch, if there is one."""
-        assert self._pool is not None
         try:
             index = next(self._sampler_iter)
         except StopIteration:
             return
-        worker = self._next_worker()
-        if worker is None:
-            return
-        count = self._counts[worker]
-        self._counts[worker] += 1
-        job: Job | WorkerDiedError
-        try:
-            job = self._pool.submit(0, [(count, index)], worker=worker)
-        except WorkerDiedError as error:  # raised in the batch's turn
-            job = WorkerDiedError(
-                str(error), worker=error.worker, pid=error.pid, exitcode=error.exitcode, items=(index,)
-            )
-        sampler = sampler_state(self._loader_sampler)
-        self._pending.append(_Pending(next(self._numbers), worker, count + 1, job, sampler))
+        pending = self._ask(index, None)
+        if pending is not None:
+            self._pending.append(pending)
+
+    def _ask(self, index: Any, again: _Pending | None) -> _Pending | None:
+        """Have a batch made; None: all workers are at the end of their parts.
+
+        Args:
+            index: from the sampler.
+            again: the same batch, which was lost.
+        """
+        assert self._pool is not None
+        while (worker := self._next_worker()) is not None:
+            request = self._counts[worker], index
+            try:
+                job = self._pool.submit(0, [request], worker=worker)
+            except WorkerDiedError as error:
+                self._death = error
+                self._active[worker] = False
+                if self._iterable:  # what it had to give nobody else has
+                    return self._noted(index, worker, error, again)
+                continue
+            self._counts[worker] += 1
+            return self._noted(index, worker, job, again)
+        if self._iterable or self._death is None:
+            return None
+        return self._noted(index, self._death.worker or 0, self._death, again)
+
+    def _noted(self, index: Any, worker: int, job: Job | WorkerDiedError, again: _Pending | None) -> _Pending:
+        number = -1 if self._iterable else next(self._numbers) if again is None else again.number
+        sampler = self._sampler_states.take() if again is None else again.sampler
+        return _Pending(number, index, worker, self._counts[worker], job, sampler)
 
     def _next_worker(self) -> int | None:
         """The next in turn that has not come to its end, and where order does not matter has not its share in hand."""
-        share = self._prefetch_factor * self._num_workers // max(1, sum(self._active))
+        share = -(-self._prefetch_factor * self._num_workers // max(1, sum(self._active)))
         for _ in range(self._num_workers):
             worker = self._turn
             self._turn = (worker + 1) % self._num_workers
@@ -237,7 +229,10 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
                 pending = self._wait(self._timeout or None)
             except TimeoutError as error:
                 raise timed_out(self._timeout, error) from None
-            outcome = self._outcome(pending.job)
+            outcome = self._outcome(pending)
+            if isinstance(outcome, _Pending):
+                self._pending[self._pending.index(pending)] = outcome
+                continue
             self._pending.remove(pending)
             if outcome is None:
                 self._active[pending.worker] = False
@@ -250,20 +245,36 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
             self._shutdown_workers()
         raise StopIteration
 
-    def _outcome(self, job: Job | WorkerDiedError) -> Any:
-        if isinstance(job, WorkerDiedError):
-            return Raised(job)
+    def _outcome(self, pending: _Pending) -> Any:
+        """What became of a batch: itself with a snapshot, what was raised, None for the end, or it is under way again."""
         assert self._pool is not None
-        return self._pool.collect(job)[0]
+        if isinstance(pending.job, WorkerDiedError):
+            return Raised(pending.job)
+        outcome = self._pool.collect(pending.job)[0]
+        if not isinstance(outcome, Raised) or not isinstance(outcome.exception, WorkerDiedError):
+            return outcome
+        if pending.worker in self._pool.living:  # another one is in its place; this batch costs one after the other
+            return outcome
+        was_active, self._active[pending.worker] = self._active[pending.worker], False
+        self._death = outcome.exception
+        if self._iterable:
+            return outcome if was_active else None  # the rest of its part is lost, which is said once
+        if self._had_in_hand(outcome.exception, pending) or not any(self._active):
+            return outcome
+        return self._ask(pending.index, pending)
+
+    def _had_in_hand(self, death: WorkerDiedError, pending: _Pending) -> bool:
+        """Whether this is the batch that the worker died of, and not one that waited behind it."""
+        return any(isinstance(item, tuple) and item[0] == pending.made - 1 for item in death.items)
 
     def _deliver(self, pending: _Pending, outcome: Any) -> Any:
         failed = isinstance(outcome, Raised)
-        batch, snapshot = (None, None) if failed else outcome
-        self.on_delivery(
-            Delivery(pending.number, pending.worker, pending.made, snapshot, pending.sampler, tuple(self._ended))
-        )
+        batch, snapshot = (None, take_snapshot(outcome.exception)) if failed else outcome
+        # Batches of an iterable dataset are counted as they come: what was asked of a worker at its end is none.
+        number = next(self._numbers) if self._iterable else pending.number
+        self.on_delivery(Delivery(number, pending.worker, pending.made, snapshot, pending.sampler, tuple(self._ended)))
         if failed:
-            raise_as_stock(outcome.exception, pending.worker)
+            raise_as_stock(outcome.exception, pending.worker, pending.index)
         if self._pin_memory:
             if self._crew.hook is not None:
                 torch.cuda.init()
@@ -287,15 +298,3 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
 
     def __del__(self) -> None:
         self._shutdown_workers()
-
-
-def worker_init_fn(loader: DataLoader[Any], dataset: Any, world_size: int, rank: int) -> Callable[[int], Any] | None:
-    """What is called in each worker: the user's function, and before it what torch's data pipes need."""
-    try:
-        from torch.utils.data import IterDataPipe, MapDataPipe
-        from torch.utils.data.dataloader import _sharding_worker_init_fn
-    except ImportError:  # a torch that has none any more
-        return loader.worker_init_fn
-    if isinstance(dataset, (IterDataPipe, MapDataPipe)):
-        return functools.partial(_sharding_worker_init_fn, loader.worker_init_fn, world_size, rank)
-    return loader.worker_init_fn

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from torchdali.loader._iterator import Crew, WorkersIterator, worker_init_fn
+from torchdali.loader._crew import Crew
+from torchdali.loader._iterator import WorkersIterator
+from torchdali.loader._own import PUBLIC, Own, is_iterable
 from torchdali.loader._resume import Resume
 from torchdali.loader._serial import SerialIterator
 from torchdali.loader._stage import Stage, StagedIterator, check_stage
@@ -88,18 +90,14 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
                 f"snapshot_every_n_steps is {snapshot_every_n_steps}; it is a number of batches, or 0: never"
             )
         check_stage(pipeline, prefetch)
-        # Kept as they were given and under their own names: Lightning makes loaders again from the public attributes.
-        self.on_worker_death = on_worker_death
-        self.memory_limit = memory_limit
-        self.snapshot_every_n_steps = snapshot_every_n_steps
-        self.pipeline = pipeline
-        self.device = device
-        self.prefetch = prefetch
-        self._started: Crew | None = None
-        self._resume: Resume | None = None
-        self._progress: Progress | None = None
-        self._stage: Stage | None = None
-        self._epochs = 0
+        self._torchdali = Own(
+            on_worker_death=on_worker_death,
+            memory_limit=memory_limit,
+            snapshot_every_n_steps=snapshot_every_n_steps,
+            pipeline=pipeline,
+            device=device,
+            prefetch=prefetch,
+        )
         super().__init__(
             dataset,
             batch_size,
@@ -119,31 +117,31 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
+        self._torchdali.set_public(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A subclass may call its own attributes as it likes; it had the chance to pass these on.
+        if type(self) is DataLoader and name in PUBLIC and name in vars(self):
+            raise ValueError(f"{name} attribute should not be set after {type(self).__name__} is initialized")
+        super().__setattr__(name, value)
 
     # --- iteration ----------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises a private class
         """One epoch."""
         host: Any = super().__iter__()
-        if self.pipeline is None and self.device is None:
+        own = self._torchdali
+        if own.pipeline is None and own.device is None:
             return host  # type: ignore[no-any-return]
-        if self._stage is None:
-            self._stage = Stage(self.pipeline, self.device)
-        return StagedIterator(self, host, self._stage, self.prefetch)
+        if own.stage is None:
+            own.stage = Stage(own.pipeline, own.device)
+        return StagedIterator(host, own.stage, own.prefetch, self.batch_size or 1)
 
     def _get_iterator(self) -> Any:
         if self.num_workers == 0:
             return SerialIterator(self)
         self.check_worker_number_rationality()
         return WorkersIterator(self)
-
-    @property
-    def _iterable(self) -> bool:
-        return isinstance(self.dataset, IterableDataset)
-
-    def _next_epoch(self) -> int:
-        self._epochs += 1
-        return self._epochs - 1
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -155,7 +153,7 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
 
         Workers get the dataset as it is now: what is changed in it between this and ``iter()`` they do not see.
         """
-        if self.num_workers == 0 or self._started is not None or self._iterator is not None:
+        if self.num_workers == 0 or self._torchdali.crew is not None or self._iterator is not None:
             return
         if torch.cuda.is_initialized():
             warnings.warn(
@@ -165,17 +163,13 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
                 stacklevel=2,
             )
         world_size, rank = _distributed()
-        crew = Crew.of(self, self.dataset, worker_init_fn(self, self.dataset, world_size, rank))
+        crew = Crew.of(self, self.dataset, world_size, rank)
         crew.pool.start()
-        self._started = crew
-
-    def _take_started(self) -> Crew | None:
-        crew, self._started = self._started, None
-        return crew
+        self._torchdali.crew = crew
 
     def __getstate__(self) -> dict[str, Any]:
         """Without workers, which do not follow it into another process."""
-        return {**self.__dict__, "_started": None, "_stage": None}
+        return {**self.__dict__, "_torchdali": self._torchdali.for_another_process()}
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -190,12 +184,12 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
 
         Without workers, the draws that a dataset makes come from this process's generators, which are the user's to save.
         """
-        if self._resume is not None:
-            return self._resume.state
-        if self._progress is None:
-            progress = Progress(self.num_workers, self._iterable, counts=[0] * max(1, self.num_workers))
-            return progress.to_dict(self)
-        return self._progress.to_dict(self)
+        own = self._torchdali
+        if own.resume is not None:
+            return own.resume.state
+        if own.progress is None:
+            return Progress.before(self.num_workers, is_iterable(self)).to_dict(self)
+        return own.progress.to_dict(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Have the next ``iter()`` go on from a state of :meth:`state_dict`.
@@ -207,18 +201,7 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
         Raises:
             ValueError: it is no such state, or of another kind of dataset, or of an iterable one with another number of workers.
         """
-        self._resume = Resume(state_dict, self)
-
-    def _take_resume(self) -> Resume | None:
-        """What there is to go on with; a finished epoch is none, but tells what the generators were."""
-        resume, self._resume = self._resume, None
-        if resume is None:
-            return None
-        self._epochs = resume.state["epoch"] + (resume.begun or resume.finished)
-        if resume.begun:
-            return resume
-        resume.restore_generators(self)
-        return None
+        self._torchdali.resume = Resume(state_dict, self)
 
 
 def _distributed() -> tuple[int, int]:

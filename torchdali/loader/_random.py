@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class RandomState:
 
     def __init__(self, generators: Sequence[torch.Generator] = ()) -> None:
         self._python = random.getstate()
-        self._numpy: Any = np.random.get_state()
+        self._numpy: dict[str, Any] = np.random.get_state(legacy=False)  # of any kind of bit generator
         self._torch = torch.default_generator.get_state()
         self._own = [generator.get_state() for generator in generators]
 
@@ -31,8 +31,8 @@ class RandomState:
         return (
             self._python == other._python
             and torch.equal(self._torch, other._torch)
-            and self._numpy[2:] == other._numpy[2:]
-            and bool(np.array_equal(self._numpy[1], other._numpy[1]))
+            and _same(self._numpy, other._numpy)
+            and all(map(torch.equal, self._own, other._own))
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -51,13 +51,8 @@ class RandomState:
 
     def to_dict(self) -> dict[str, Any]:
         """As numbers, strings and tensors, which any way of saving can take."""
-        _, key, position, has_gauss, gauss = self._numpy
-        return {
-            "python": self._python,
-            "numpy": [torch.from_numpy(key.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
-            "torch": self._torch,
-            "own": self._own,
-        }
+        numpy = _map_arrays(self._numpy, lambda array: torch.from_numpy(array.astype(np.int64)))
+        return {"python": self._python, "numpy": numpy, "torch": self._torch, "own": self._own}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> RandomState:
@@ -65,11 +60,24 @@ class RandomState:
         state = cls.__new__(cls)
         version, words, gauss = saved["python"]
         state._python = (version, tuple(words), gauss)
-        key, position, has_gauss, cached = saved["numpy"]
-        state._numpy = ("MT19937", np.asarray(key).astype(np.uint32), position, has_gauss, cached)
+        state._numpy = _map_arrays(saved["numpy"], lambda tensor: np.asarray(tensor).astype(np.uint32))
         state._torch = saved["torch"]
         state._own = list(saved["own"])
         return state
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    return bool(one == other)
+
+
+def _map_arrays(value: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {name: _map_arrays(entry, function) for name, entry in value.items()}
+    return function(value) if isinstance(value, (np.ndarray, torch.Tensor)) else value
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:

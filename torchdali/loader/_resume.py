@@ -8,20 +8,20 @@ import pickle
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from torchdali.loader._fetching import is_stateful
-from torchdali.loader._random import RandomState, generators_of
-from torchdali.loader._state import VERSION, Progress
+from torchdali.loader._fetching import Snapshot, is_stateful
+from torchdali.loader._own import is_iterable
+from torchdali.loader._random import RandomState, draw_seed, generators_of
+from torchdali.loader._sampling import stateful_sampler
+from torchdali.loader._state import VERSION, Known, Progress
 
 if TYPE_CHECKING:
     from torchdali.loader._loader import DataLoader
 
-__all__ = ["Resume", "replay", "resuming", "sampler_state", "stateful_sampler"]
+__all__ = ["Resume", "replay", "resuming"]
 
 
 class resuming:
-    """Context in which torch's constructor may draw what it likes: it goes on with an epoch whose draws were made before.
+    """Context in which torch's constructor may draw what it likes: it goes on with what was drawn before.
 
     Args:
         loader: whose generators are left as they were.
@@ -44,108 +44,113 @@ class Resume:
     """A saved state, to be gone on from.
 
     Args:
-        state: of :meth:`Progress.to_dict`.
+        state: of :meth:`~torchdali.loader._state.Progress.to_dict`.
         loader: that is to go on.
 
     Raises:
         ValueError: it is no such state, or the loader cannot go on from it.
     """
 
-    def __init__(self, state: dict[str, Any], loader: Any) -> None:
-        if not isinstance(state, dict) or state.get("version") != VERSION or "batches" not in state:
-            known = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
-            raise ValueError(
-                f"this is no state of torchdali.DataLoader of version {VERSION} (it has {known}); "
-                "give load_state_dict what state_dict returned"
-            )
-        iterable = loader._iterable
-        if state["iterable"] != iterable and not state["finished"]:
-            kinds = ("map-style", "iterable")
-            raise ValueError(
-                f"the state is of a loader with an {kinds[state['iterable']]} dataset, this one is {kinds[iterable]}"
-            )
-        streams, saved = max(1, loader.num_workers), max(1, state["num_workers"])
-        self.streams_differ = streams != saved
-        if iterable and self.streams_differ and not state["finished"]:
-            raise ValueError(
-                f"the state was saved with num_workers={state['num_workers']}, this loader has {loader.num_workers}: each "
-                "worker reads its own part of an iterable dataset, so the number has to be the same to go on from there"
-            )
-        self.state = state
+    def __init__(self, state: dict[str, Any], loader: DataLoader[Any]) -> None:
+        if not isinstance(state, dict) or state.get("version") != VERSION:
+            raise _no_state(state)
+        self.state = dict(state)
+        try:
+            self._read(loader)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise _no_state(state) from error
+
+    def _read(self, loader: DataLoader[Any]) -> None:
+        state, iterable = self.state, is_iterable(loader)
         self.finished: bool = state["finished"]
         self.batches: int = state["batches"]
         self.beyond: set[int] = set(state["beyond"])
         self.start = None if state["start"] is None else RandomState.from_dict(state["start"])
-
-    @property
-    def begun(self) -> bool:
+        self.begun = self.start is not None and not self.finished
         """Whether there is an epoch to go on with."""
-        return not self.finished and (self.start is not None or self.state["sampler"] is not None)
+        streams, saved = max(1, loader.num_workers), max(1, state["num_workers"])
+        self._same_streams = streams == saved
+        self.continues = (
+            self.finished and self._same_streams and state["persistent"] and bool(loader.persistent_workers)
+        )
+        """Whether the next epoch is to be begun as by the workers of the one that is over."""
+        self.known = [
+            None
+            if worker["snapshot"] is None
+            else (
+                worker["snapshot"]["batches"],
+                pickle.dumps({k: v for k, v in worker["snapshot"].items() if k not in ("batches", "refusal")}),
+            )
+            for worker in state["workers"]
+        ]
+        if not self.begun:
+            return
+        if state["iterable"] != iterable:
+            kinds = ("a map-style", "an iterable")
+            raise ValueError(
+                f"the state is of a loader with {kinds[state['iterable']]} dataset, this one has {kinds[iterable]} one"
+            )
+        if iterable and not self._same_streams:
+            raise ValueError(
+                f"the state was saved with num_workers={state['num_workers']}, this loader has {loader.num_workers}: each "
+                "worker reads its own part of an iterable dataset, so the number has to be the same to go on from there"
+            )
 
-    def snapshots(self) -> tuple[tuple[int, bytes] | None, ...]:
-        """For each worker the number of its batches and a state, if it has one that still means something."""
-        found: list[tuple[int, bytes] | None] = []
-        for worker in self.state["workers"]:
-            snapshot = None if self.streams_differ else worker["snapshot"]
-            if snapshot is None:
-                found.append(None)
-            else:
-                rest = {name: value for name, value in snapshot.items() if name != "batches"}
-                found.append((snapshot["batches"], pickle.dumps(rest)))
-        return tuple(found)
+    def snapshots(self) -> tuple[Snapshot | None, ...]:
+        """For each worker the number of its batches and a state, if it has one; nothing if there are other workers now."""
+        return tuple(self.known) if self._same_streams else ()
 
     def progress(self, num_workers: int) -> Progress:
         """What has been delivered, for a loader that goes on."""
         state = self.state
-        streams = max(1, num_workers)
-        progress = Progress(
-            num_workers,
-            state["iterable"],
-            state["epoch"],
-            state["base_seed"],
-            state["shared_seed"],
-            self.start,
-            state["seed_after_start"],
-            batches=self.batches,
-            beyond=set(self.beyond),
-            counts=[0] * streams,
-            sampler=state["sampler"],
-        )
-        if not self.streams_differ:
+        progress = Progress.before(num_workers, state["iterable"])
+        progress.epoch = state["epoch"]
+        progress.base_seed = state["base_seed"]
+        progress.shared_seed = state["shared_seed"]
+        progress.start = self.start
+        progress.seed_after_start = state["seed_after_start"]
+        progress.drawn = state["drawn"]
+        progress.batches = self.batches
+        progress.beyond = set(self.beyond)
+        progress.sampler = copy.deepcopy(state["sampler"])
+        progress.known = self.known_by_worker()
+        if self._same_streams:
             progress.counts = [worker["batches"] for worker in state["workers"]]
             progress.ended = {index for index, worker in enumerate(state["workers"]) if worker["ended"]}
             progress.next_worker = state["next_worker"]
-            for index, snapshot in enumerate(self.snapshots()):
-                if snapshot is not None:
-                    progress.snapshots[index] = snapshot
         return progress
 
-    def restore_generators(self, loader: Any) -> None:
+    def known_by_worker(self) -> dict[int, Known]:
+        """For :class:`~torchdali.loader._state.Progress`."""
+        return {index: Known(*known) for index, known in enumerate(self.snapshots()) if known is not None}
+
+    def restore_between_epochs(self, loader: DataLoader[Any]) -> None:
+        """Of a state between two epochs: set what lives on from one to the next."""
+        self.restore_generators(loader)
+        sampler = stateful_sampler(loader)
+        if self.finished and sampler is not None and self.state["sampler"] is not None:
+            sampler.load_state_dict(copy.deepcopy(self.state["sampler"]))
+            next(iter(sampler), None)  # it is at its last index, and shall find that it is
+        if loader.num_workers == 0 and self.known[0] is not None and is_stateful(loader.dataset):
+            state = pickle.loads(self.known[0][1])
+            if "dataset" in state:
+                loader.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]
+
+    def restore_generators(self, loader: DataLoader[Any]) -> None:
         """Set the loader's own generators to what they were when the state was saved."""
         for generator, saved in zip(generators_of(loader), self.state["generators"], strict=False):
             generator.set_state(saved)
 
 
-def stateful_sampler(loader: Any) -> Any:
-    """What of a loader's samplers can give and take its state, the outer one first; None if none can.
-
-    Nor where batches come out of order: what has been delivered is then no beginning of what the sampler gave.
-    """
-    if not loader.in_order:
-        return None
-    batch_sampler = loader.batch_sampler
-    for sampler in (batch_sampler, getattr(batch_sampler, "sampler", None), loader.sampler):
-        if sampler is not None and is_stateful(sampler):
-            return sampler
-    return None
+def _no_state(state: Any) -> ValueError:
+    known = sorted(map(str, state)) if isinstance(state, dict) else f"a {type(state).__name__}"
+    return ValueError(
+        f"this is no state of torchdali.DataLoader, version {VERSION}; it has {known}. Give load_state_dict what state_dict "
+        "returned"
+    )
 
 
-def sampler_state(sampler: Any) -> Any:
-    """What a stateful sampler says now; None without one."""
-    return None if sampler is None else copy.deepcopy(sampler.state_dict())
-
-
-def replay(loader: Any, resume: Resume) -> Iterator[Any]:
+def replay(loader: DataLoader[Any], resume: Resume) -> Iterator[Any]:
     """The rest of the indices of an epoch: its sampler is begun anew from the same random state, and taken as far.
 
     Draws that the sampler makes from generators of the loader's own go on from there; those of the process are left as
@@ -153,20 +158,21 @@ def replay(loader: Any, resume: Resume) -> Iterator[Any]:
     """
     sampler = stateful_sampler(loader)
     if sampler is not None and resume.state["sampler"] is not None:
-        sampler.load_state_dict(copy.deepcopy(resume.state["sampler"]))
         resume.restore_generators(loader)
+        sampler.load_state_dict(copy.deepcopy(resume.state["sampler"]))
         return iter(loader._index_sampler)
     assert resume.start is not None
-    generators = generators_of(loader)
     here = RandomState()
+    ahead: list[Any] = []
     try:
-        resume.start.restore(generators)
-        indices = iter(loader._index_sampler)
+        resume.start.restore(generators_of(loader))
+        indices: Iterator[Any] = iter(loader._index_sampler)
         if resume.state["seed_after_start"]:
-            torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
-        for _ in range(0 if loader._iterable else resume.batches):
-            next(indices, None)
-        ahead = list(itertools.islice(indices, 1))  # drawn here, as many samplers draw nothing before it
+            draw_seed(loader.generator)
+        if resume.state["drawn"]:
+            for _ in range(0 if is_iterable(loader) else resume.batches):
+                next(indices, None)
+            ahead = list(itertools.islice(indices, 1))  # drawn here, as many samplers draw nothing before it
     finally:
         here.restore()
     following = zip(itertools.count(resume.batches), itertools.chain(ahead, indices))

@@ -11,8 +11,11 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _SingleProcessDataL
 from torchdali.loader._errors import warn_of_stop
 from torchdali.loader._fetch import Fetcher, make_fetcher
 from torchdali.loader._fetching import Fetching
+from torchdali.loader._own import is_iterable
+from torchdali.loader._pipes import seed_pipes, shard_pipes
 from torchdali.loader._random import RandomState, generators_of
-from torchdali.loader._resume import replay, resuming, sampler_state, stateful_sampler
+from torchdali.loader._resume import replay, resuming
+from torchdali.loader._sampling import NO_STATE, SamplerStates
 from torchdali.loader._state import Delivery, Progress
 
 if TYPE_CHECKING:
@@ -32,30 +35,36 @@ class SerialIterator(_SingleProcessDataLoaderIter):
     """Whether a batch can be had without waiting: none is made before it is asked for."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        resume = loader._take_resume()
-        start = RandomState(generators_of(loader)) if resume is None else resume.start
+        resume = loader._torchdali.take_resume(loader)
+        start = RandomState(generators_of(loader))
+        self._sampler_states = SamplerStates(loader)
+        sampler = self._sampler_states.take()
         with resuming(loader, resume):
             _BaseDataLoaderIter.__init__(self, loader)
         if self._timeout != 0:
             raise AssertionError(
-                f"timeout is {self._timeout}, which is for batches from workers; num_workers is 0, so it has to be 0"
+                f"_SingleProcessDataLoaderIter requires timeout == 0: it is {self._timeout}, and num_workers is 0"
             )
-        _shard_pipes(self._dataset, self._world_size, self._rank)
-        self._loader_sampler = stateful_sampler(loader)
-        self._fetching = Fetching(self._make_fetcher, loader.snapshot_every_n_steps, random=False)
+        own = loader._torchdali
+        self._fetching = Fetching(self._make_fetcher, own.snapshot_every_n_steps, alone=False)
         if resume is None:
-            self.progress = Progress(
-                0, loader._iterable, loader._next_epoch(), int(self._base_seed), self._shared_seed, start, True
-            )
-            self.progress.counts = [0]
-            self._fetching.begin()
+            self.progress = Progress.before(0, is_iterable(loader))
+            self.progress.epoch = own.next_epoch()
+            self.progress.base_seed = int(self._base_seed)
+            self.progress.shared_seed = self._shared_seed
+            self.progress.start, self.progress.seed_after_start = start, True
+            self.progress.sampler = None if sampler is NO_STATE else sampler
         else:
             self._sampler_iter = replay(loader, resume)
             self.progress = resume.progress(0)
-            self._fetching.begin(next(iter(resume.snapshots()), None))
+            if self.progress.shared_seed is not None:
+                self._dataset = seed_pipes(self._dataset, self.progress.shared_seed)
+        shard_pipes(self._dataset, self._world_size, self._rank)
+        self._fetching.begin(None if resume is None else next(iter(resume.snapshots()), None))
+        self.progress.dataset = self._dataset
         self._count = self.progress.counts[0]
         self._numbers = self.progress.numbers()
-        loader._progress = self.progress
+        own.progress = self.progress
         self.on_delivery: Callable[[Delivery], None] = self.progress.deliver
 
     def _make_fetcher(self) -> Fetcher:
@@ -65,7 +74,8 @@ class SerialIterator(_SingleProcessDataLoaderIter):
     def _next_data(self) -> Any:
         try:
             index = next(self._sampler_iter)
-            sampler = sampler_state(self._loader_sampler)
+            self.progress.drawn = True
+            sampler = self._sampler_states.take()
             batch = self._fetch(index, sampler)
         except StopIteration:
             self.progress.finished = True
@@ -83,7 +93,9 @@ class SerialIterator(_SingleProcessDataLoaderIter):
                 warn_of_stop(error)
             raise
         except Exception:
-            self._deliver(None, sampler)  # it was this batch's turn, and the next one can be had
+            self._deliver(
+                self._fetching.snapshot(number), sampler
+            )  # it was this batch's turn, and the next one can be had
             raise
         self._deliver(snapshot, sampler)
         return batch
@@ -91,14 +103,3 @@ class SerialIterator(_SingleProcessDataLoaderIter):
     def _deliver(self, snapshot: bytes | None, sampler: Any) -> None:
         self._count += 1
         self.on_delivery(Delivery(next(self._numbers), 0, self._count, snapshot, sampler))
-
-
-def _shard_pipes(dataset: Any, world_size: int, rank: int) -> None:
-    """What torch's data pipes need in a process without workers."""
-    try:
-        from torch.utils.data import IterDataPipe, MapDataPipe
-        from torch.utils.data.graph_settings import apply_sharding
-    except ImportError:  # a torch that has none any more
-        return
-    if isinstance(dataset, (IterDataPipe, MapDataPipe)):
-        apply_sharding(dataset, world_size, rank)

@@ -14,7 +14,7 @@ import contextlib
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from torchdali.loader._state import Delivery
 from torchdali.ops import BatchContext, available_cpus, batch_context, number_streams
 from torchdali.pipeline import Pipeline, adapt_modules
 from torchdali.tensorlist import TensorList
-
-if TYPE_CHECKING:
-    from torchdali.loader._loader import DataLoader
 
 __all__ = ["Stage", "StagedIterator", "check_stage"]
 
@@ -219,13 +216,13 @@ class StagedIterator:
     """Batches of a loader, through its stage.
 
     Args:
-        loader: that they belong to.
         host: iterator over what workers, or this process, make.
         stage: where they go.
         prefetch: how many are ahead of the consumer.
+        batch_size: of the loader.
     """
 
-    def __init__(self, loader: DataLoader[Any], host: Any, stage: Stage, prefetch: int) -> None:
+    def __init__(self, host: Any, stage: Stage, prefetch: int, batch_size: int) -> None:
         self._host = host
         self._stage = stage
         self._prefetch = prefetch
@@ -233,7 +230,7 @@ class StagedIterator:
         self._progress = host.progress
         self._seed = host.progress.base_seed & (1 << 62) - 1
         self._epoch = host.progress.epoch
-        self._batch_size = loader.batch_size or 1
+        self._batch_size = batch_size
         self._deliveries: list[Delivery] = []
         host.on_delivery = self._deliveries.append
         self._exhausted = False

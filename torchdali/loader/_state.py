@@ -10,15 +10,41 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torchdali.loader._fetching import is_stateful
 from torchdali.loader._random import RandomState, generators_of
+from torchdali.loader._sampling import NO_STATE
 
 __all__ = ["VERSION", "Delivery", "Progress"]
 
 VERSION = 1
+
+
+class Known(NamedTuple):
+    """What is known of a worker."""
+
+    made: int
+    """Batches that it had made in the epoch."""
+    pickled: bytes
+    """State of its dataset, iterator and generators then."""
+    before: bool = False
+    """It is from the epoch before."""
+
+    def pack(self) -> tuple[int, bytes]:
+        """For the worker that goes on from it."""
+        state = self.unpack()
+        return state.pop("batches"), pickle.dumps(state)
+
+    def unpack(self) -> dict[str, Any]:
+        """As part of a state."""
+        state = pickle.loads(self.pickled)
+        if self.before:
+            state = {name: value for name, value in state.items() if name not in ("iterator", "over")}
+        return {"batches": 0 if self.before else self.made, **state}
 
 
 class Delivery(NamedTuple):
@@ -34,6 +60,13 @@ class Delivery(NamedTuple):
     """State of a stateful sampler after this batch's index."""
     ended: tuple[int, ...] = ()
     """Workers that had come to the end of their part before."""
+
+
+def _ask(dataset: Any) -> dict[str, Any]:
+    try:
+        return {"dataset": copy.deepcopy(dataset.state_dict())}
+    except Exception as error:  # a method of that name may mean something else
+        return {"refusal": f"{type(error).__name__}: {error}"}
 
 
 @dataclass
@@ -59,9 +92,21 @@ class Progress:
     """Batches delivered of each worker."""
     ended: set[int] = field(default_factory=set)
     next_worker: int = 0
-    snapshots: dict[int, tuple[int, bytes]] = field(default_factory=dict)
-    """By worker: its number of batches at that moment, and the state."""
+    known: dict[int, Known] = field(default_factory=dict)
+    """By worker."""
+    drawn: bool = False
+    """Whether the sampler has given anything."""
+    persistent: bool = False
+    """Whether the workers go on with the next epoch as they are."""
     sampler: Any = None
+    """State of a stateful sampler after the last index that was delivered, or before the first."""
+    dataset: Any = None
+    """In this process, where it can be asked."""
+
+    @classmethod
+    def before(cls, num_workers: int, iterable: bool) -> Progress:
+        """Of a loader that has not begun."""
+        return cls(num_workers, iterable, counts=[0] * max(1, num_workers))
 
     def deliver(self, delivery: Delivery) -> None:
         """Note that a batch is delivered."""
@@ -73,9 +118,9 @@ class Progress:
         self.ended.update(delivery.ended)
         self.next_worker = (delivery.worker + 1) % max(1, self.num_workers)
         if delivery.snapshot is not None:
-            self.snapshots[delivery.worker] = delivery.made, delivery.snapshot
+            self.known[delivery.worker] = Known(delivery.made, delivery.snapshot)
         if delivery.sampler is not None:
-            self.sampler = delivery.sampler
+            self.sampler = None if delivery.sampler is NO_STATE else delivery.sampler
 
     def numbers(self) -> Iterator[int]:
         """Numbers of the batches that are still to be delivered."""
@@ -86,8 +131,17 @@ class Progress:
         """For ``DataLoader.state_dict``."""
         workers = []
         for worker, count in enumerate(self.counts):
-            known = self.snapshots.get(worker)
-            snapshot = None if known is None else {"batches": known[0], **pickle.loads(known[1])}
+            known = self.known.get(worker)
+            snapshot = None if known is None else known.unpack()
+            if snapshot is None and is_stateful(self.dataset):
+                snapshot = {"batches": count, **_ask(self.dataset)}
+            if snapshot is not None and "refusal" in snapshot:
+                warnings.warn(
+                    f"the dataset's state cannot be taken ({snapshot.pop('refusal')}): a loader that goes on from here does not "
+                    "set it, and reads an iterable dataset again up to this place",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
             workers.append({"batches": count, "ended": worker in self.ended, "snapshot": snapshot})
         return {
             "version": VERSION,
@@ -100,6 +154,8 @@ class Progress:
             "base_seed": self.base_seed,
             "shared_seed": self.shared_seed,
             "start": None if self.start is None else self.start.to_dict(),
+            "drawn": self.drawn,
+            "persistent": self.persistent,
             "seed_after_start": self.seed_after_start,
             "next_worker": self.next_worker,
             "workers": workers,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch.utils.data._utils import worker as torch_worker
 
 from torchdali.loader._collate import collate_for_worker, collate_in_ordinary_memory
 from torchdali.loader._fetch import Fetcher, make_fetcher
 from torchdali.loader._fetching import Fetching
+from torchdali.loader._pipes import seed_pipes
 from torchdali.loader._random import seed_worker
 
 __all__ = ["Begin", "Request", "Work"]
@@ -70,8 +71,9 @@ class Work:
         self._serial = -1
         self._seeded = False
         self._broken: Exception | None = None
-        self._fetching = Fetching(self._make_fetcher, snapshot_every_n_steps, random=True)
-        self._shared_rng: torch.Generator | None = None
+        self._over = False
+        """An iterable dataset has come to its end in this epoch."""
+        self._fetching = Fetching(self._make_fetcher, snapshot_every_n_steps, alone=True)
 
     def initialize(self, index: int) -> None:
         """Worker: the first thing that is done in it."""
@@ -85,6 +87,7 @@ class Work:
             return
         self._serial = begin.serial
         self._broken = None
+        self._over = False
         try:
             if begin.anew or not self._seeded:
                 self._begin_worker(begin)
@@ -109,14 +112,8 @@ class Work:
         self._seeded = True
 
     def _seed_pipes(self, shared_seed: int | None) -> None:
-        if shared_seed is None:
-            return
-        from torch.utils.data.graph_settings import apply_random_seed
-
-        if self._shared_rng is None:
-            self._shared_rng = torch.Generator()
-        self._shared_rng.manual_seed(shared_seed)
-        self._dataset = apply_random_seed(self._dataset, self._shared_rng)
+        if shared_seed is not None:
+            self._dataset = seed_pipes(self._dataset, shared_seed)
 
     def _make_fetcher(self) -> Fetcher:
         collate_fn = collate_for_worker(self._collate_fn)
@@ -127,9 +124,16 @@ class Work:
         number, index = request
         if self._broken is not None:
             raise self._broken.with_traceback(None)
+        if self._over:
+            return None
         try:
             return self._fetching.fetch(number, index)
         except StopIteration:
             if not self._iterable:
                 raise
+            self._over = True
             return None
+        except Exception as error:
+            with contextlib.suppress(Exception):  # it has its turn too, and may have drawn before it raised
+                error._torchdali_snapshot = self._fetching.snapshot(number)  # type: ignore[attr-defined]
+            raise

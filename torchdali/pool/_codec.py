@@ -50,9 +50,27 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _rebuild_tensor(memory: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+def _rebuild_tensor(
+    memory: Any, dtype: torch.dtype, shape: tuple[int, ...], order: tuple[int, ...] | None = None
+) -> torch.Tensor:
     flat = torch.frombuffer(memory, dtype=dtype)
-    return flat if len(shape) == 1 else flat.view(shape)
+    tensor = flat if len(shape) == 1 else flat.view(shape)
+    return tensor if order is None else tensor.permute(order)
+
+
+def _in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...] | None]:
+    """A contiguous tensor, and the permutation that makes the strides of this one of it, if it has other ones.
+
+    So what is channels last stays it. What has gaps or overlaps itself is copied.
+    """
+    if tensor.is_contiguous():
+        return tensor, None
+    strides = tensor.stride()
+    outwards = sorted(range(tensor.dim()), key=lambda dimension: (-strides[dimension], dimension))
+    permuted = tensor.permute(outwards)
+    if not permuted.is_contiguous():
+        return tensor.contiguous(), None
+    return permuted, tuple(sorted(range(tensor.dim()), key=outwards.__getitem__))
 
 
 def _reduce_tensor(tensor: torch.Tensor) -> Any:
@@ -60,8 +78,10 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
         return reduce_tensor(tensor)  # stays on its device, where that can be shared between processes
     if not is_plain(tensor) or tensor.numel() == 0:
         return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # in parts, which come here again where they are tensors
-    flat = tensor.contiguous().view(-1).view(torch.uint8)
-    return _rebuild_tensor, (pickle.PickleBuffer(flat.numpy().data), tensor.dtype, tuple(tensor.shape))
+    contiguous, order = _in_memory_order(tensor)
+    flat = pickle.PickleBuffer(contiguous.view(-1).view(torch.uint8).numpy().data)
+    arguments = flat, tensor.dtype, tuple(contiguous.shape)
+    return _rebuild_tensor, (arguments if order is None else (*arguments, order))
 
 
 class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle tells no types

@@ -5,12 +5,10 @@ empties whenever it waits. The parent waits in one place (``_waiting``), for res
 never for long without looking whether the workers live. The pool has no thread: it advances
 when somebody calls it, and workers have enough queued to stay busy in between.
 
-Scheduling. The tasks for all workers are in one channel and whoever is free takes the next, so a slow item holds up nobody
-else. A run is as many items as take about 2 ms, so that the cost of a message does not matter and waiting does not either.
+Scheduling. The tasks for all workers are in one channel and whoever is free takes the next, so a slow item holds up nobody.
 
-Memory. Each job has a slot of the arena: with a block for each leaf where its results are expected to be of one structure,
-else with an equal share for each item, a generous estimate. What does not fit, or has no slot because the user keeps what was
-delivered, comes through a memory file and is copied: slower, never stuck.
+Memory. Each job has a slot of the arena. What does not fit, or has no slot because the user keeps what was delivered, comes
+through a memory file and is copied: slower, never stuck.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -212,8 +209,13 @@ class WorkerPool:
     @property
     def processes(self) -> list[BaseProcess]:
         """The living workers as multiprocessing's objects, by index; those that the zygote has forked have none."""
-        children = {} if self._workforce is None else self._workforce.workers
-        return [child.process for _, child in sorted(children.items()) if isinstance(child, OwnChild)]
+        children = [] if self._workforce is None else sorted(self._workforce.workers.items())
+        return [child.process for _, child in children if isinstance(child, OwnChild)]
+
+    @property
+    def living(self) -> list[int]:
+        """Indices of the workers that are not known to be dead."""
+        return [] if self._workforce is None else sorted(self._workforce.workers)
 
     def statistics(self) -> PoolStatistics:
         """A copy of the counters."""
@@ -378,11 +380,8 @@ class WorkerPool:
     def _wait(
         self, done: Callable[[], bool], whom: Callable[[Recovery], str], timeout: float | None, stacklevel: int
     ) -> None:
-        start = time.perf_counter()
-        try:
+        with self._statistics.waiting():
             wait_until(done, self._require_open, whom, name=self.name, timeout=timeout, stacklevel=stacklevel)
-        finally:
-            self._statistics.wait_seconds += time.perf_counter() - start
 
     def _tell_of_limit(self) -> None:
         if self._statistics.refused and not self._told_of_limit:

@@ -18,6 +18,9 @@ RUN_SECONDS = 0.002
 _FADE = 16
 """The estimate of a result's size falls by this part with each run that needs less."""
 
+_LEAST = 128 * 1024
+"""It does not fall below this, or what it was at first if that was less."""
+
 _HEADROOM = 2
 """A slot is this many times as large as results have been so far; memory that is not written to costs nothing."""
 
@@ -41,7 +44,7 @@ class Sizing:
     """
 
     def __init__(self, functions: int, capacity: int) -> None:
-        self._smallest = capacity
+        self._smallest = min(capacity, _LEAST)
         self._known = [_Known(capacity) for _ in range(functions)]
 
     def structure(self, function: int) -> Structure | None:
@@ -75,7 +78,9 @@ class Sizing:
         if size is not None:
             # Follows at once what grows, and slowly what shrinks: one large result shall not cost room for ever.
             needed = _HEADROOM * math.ceil(size / items)
-            known.capacity = max(needed, self._smallest, known.capacity - known.capacity // _FADE)
+            # What was expected before the first result was a guess, and may have been a generous one.
+            fallen = 0 if known.seconds is None else known.capacity - known.capacity // _FADE
+            known.capacity = max(needed, self._smallest, fallen)
         each = seconds / items
         known.seconds = each if known.seconds is None else 0.9 * known.seconds + 0.1 * each
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 __all__ = ["PoolStatistics"]
@@ -43,3 +46,12 @@ class PoolStatistics:
     """Workers that were started in the place of dead ones, without being asked for by ``start``."""
     items_by_worker: dict[int, int] = field(default_factory=dict)
     """Calls that came back by index of the worker."""
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context in which the parent waits."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_seconds += time.perf_counter() - start
