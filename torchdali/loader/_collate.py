@@ -78,7 +78,8 @@ def _ragged_arrays(batch: Any, *, collate_fn_map: Any = None) -> Any:
 
 
 def _one_file(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    return TensorList([torch.frombuffer(bytearray(entry), dtype=torch.uint8) for entry in batch])
+    # An array first: torch takes no buffer that is empty.
+    return TensorList([torch.from_numpy(np.frombuffer(bytearray(entry), np.uint8)) for entry in batch])
 
 
 def ragged_collate(batch: list[Any]) -> Any:

@@ -32,7 +32,7 @@ def raise_as_stock(error: BaseException, worker: int, index: Any) -> NoReturn:
     notes = _notes(error)
     wrapper = ExceptionWrapper.__new__(ExceptionWrapper)
     wrapper.exc_type = type(error)
-    wrapper.exc_msg = f"{trace.frames}\n"
+    wrapper.exc_msg = f"{_without(trace.frames, notes)}\n"
     wrapper.where = f"in DataLoader worker process {worker}"
     if isinstance(error, StopIteration):
         warn_of_stop(error)
@@ -43,6 +43,13 @@ def raise_as_stock(error: BaseException, worker: int, index: Any) -> NoReturn:
             note(again, text)
         raise again from error
     raise AssertionError("unreachable")
+
+
+def _without(frames: str, notes: list[str]) -> str:
+    """A traceback without the notes at its end, which are told of the exception that is raised here."""
+    for text in reversed(notes):
+        frames = frames.removesuffix(f"\n{text}")
+    return frames
 
 
 def take_snapshot(error: BaseException) -> bytes | None:

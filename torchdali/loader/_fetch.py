@@ -73,6 +73,10 @@ class Fetcher(ABC):
             StopIteration: an iterable dataset has no more.
             Exception: of the user's code, with a note that names the sample.
         """
+        if number < self.batches and not self.skips_for_nothing:
+            raise RuntimeError(
+                f"batch {number} was asked for after batch {self.batches - 1}; this is a bug in torchdali"
+            )
         self.skip_to(number, index)
         try:
             data = self._samples(index)

@@ -36,6 +36,7 @@ class Fetching:
         self._alone = alone
         self._seeded: RandomState | None = None
         self._sent: RandomState | None = None
+        self._at_begin: RandomState | None = None
         self._refusal: str | None = None
         self._fetcher: Fetcher | None = None
         self._awaited: tuple[int, RandomState] | None = None
@@ -53,16 +54,23 @@ class Fetching:
             self._awaited[1].restore()
         self._awaited = self._sent = None
         batches, state = (0, {}) if resume is None else (resume[0], pickle.loads(resume[1]))
+        if self._alone:
+            at_begin = state.get("random_at_begin") or (None if batches else state.get("random"))
+            if at_begin is not None:
+                RandomState.from_dict(at_begin).restore()
+            self._at_begin = RandomState()
         fetcher = self._make()
         if "dataset" in state:
             fetcher.dataset.load_state_dict(state["dataset"])
+            if state.get("another_epoch"):
+                fetcher.begin()  # the one that the state is of, and is over
         fetcher.begin()
         if "iterator" in state:
             fetcher.iterator.load_state_dict(state["iterator"])
         fetcher.over = state.get("over", False)
         if "dataset" in state or "iterator" in state or fetcher.skips_for_nothing:
             fetcher.batches = batches
-        if self._alone and "random" in state:
+        if self._alone and batches and "random" in state:
             self._awaited = batches, RandomState.from_dict(state["random"])
             if fetcher.batches == batches:
                 self._restore_random()
@@ -92,11 +100,12 @@ class Fetching:
             fetcher.skip_to(self._awaited[0], index)
             self._restore_random()
         batch = fetcher.fetch(number, index)
-        return batch, self.snapshot(number)
+        due = self._every and not (number + 1) % self._every
+        return batch, self.snapshot() if due or fetcher.over else None
 
-    def snapshot(self, number: int) -> bytes | None:
-        """The state after a batch, if it is time for that and something has changed."""
-        if not self._every or (number + 1) % self._every:
+    def snapshot(self) -> bytes | None:
+        """The state now, if it is wanted at all and something has changed."""
+        if not self._every:
             return None
         fetcher = self._fetcher
         assert fetcher is not None
@@ -108,6 +117,8 @@ class Fetching:
             self._sent = random
             if random != self._seeded:
                 state["random"] = random.to_dict()
+            if not fetcher.skips_for_nothing and self._at_begin is not None and self._at_begin != self._seeded:
+                state["random_at_begin"] = self._at_begin.to_dict()  # an order may have been drawn from it
         if fetcher.over:
             state["over"] = changed = True
         if self._refusal is None:

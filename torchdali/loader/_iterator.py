@@ -9,6 +9,7 @@ same in each of its versions.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -26,9 +27,9 @@ from torchdali.loader._pin import finished_thread
 from torchdali.loader._random import RandomState, generators_of
 from torchdali.loader._resume import Resume, replay, resuming
 from torchdali.loader._sampling import NO_STATE, SamplerStates
-from torchdali.loader._state import Delivery, Progress
+from torchdali.loader._state import Delivery, End, Progress
 from torchdali.loader._work import Begin
-from torchdali.pool import Job, Raised, WorkerPool
+from torchdali.pool import Job, Raised, WorkerPool, deferred_interrupt
 
 if TYPE_CHECKING:
     from torchdali.loader._loader import DataLoader
@@ -65,6 +66,7 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         resume = loader._torchdali.take_resume(loader)
         with resuming(loader, resume):
             _BaseDataLoaderIter.__init__(self, loader)
+        shared_seed = self._shared_seed  # what torch's workers start with; that of the first reset they are not told
         self._prefetch_factor = loader.prefetch_factor or 0
         if self._prefetch_factor < 1:
             raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
@@ -81,7 +83,7 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         self._pool = self._crew.pool
         if self._pin_memory:
             self._pin_memory_thread = finished_thread()
-        self._begin(loader, resume, first_iter=True)
+        self._begin(loader, resume, first_iter=True, shared_seed=shared_seed)
 
     # --- an epoch -----------------------------------------------------------------------------------------------------
 
@@ -89,7 +91,9 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         """Begin another epoch with the same workers; those that have died are replaced."""
         self._begin(loader, loader._torchdali.take_resume(loader), first_iter=first_iter)
 
-    def _begin(self, loader: DataLoader[Any], resume: Resume | None, *, first_iter: bool) -> None:
+    def _begin(
+        self, loader: DataLoader[Any], resume: Resume | None, *, first_iter: bool, shared_seed: int | None = None
+    ) -> None:
         assert self._pool is not None
         while self._pending:  # of an epoch that was left
             job = self._pending.pop().job
@@ -112,7 +116,7 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
             self.progress = Progress.before(self._num_workers, self._iterable)
             self.progress.epoch = own.next_epoch()
             self.progress.base_seed = int(self._base_seed)
-            self.progress.shared_seed = self._shared_seed
+            self.progress.shared_seed = shared_seed if first_iter else self._shared_seed
             self.progress.start = start
             self.progress.sampler = None if sampler is NO_STATE else sampler
             known = before if resume is None else resume.known_by_worker()
@@ -120,16 +124,17 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         self.progress.persistent = self._persistent_workers
         self.progress.drawn = True
         own.progress = self.progress
-        self.on_delivery: Callable[[Delivery], None] = self.progress.deliver
+        self.on_event: Callable[[Delivery | End], None] = self.progress.note
+        self._handed: tuple[Any] | None = None
+        """The batch that is on its way to the consumer."""
         self._numbers: Iterator[int] = self.progress.numbers()
         self._counts = list(self.progress.counts)
         self._active = [worker not in self.progress.ended for worker in range(self._num_workers)]
         self._turn = self.progress.next_worker
-        self._ended: list[int] = []
         self._death: WorkerDiedError | None = None
         """Of a worker that is not replaced."""
         self._tell_workers(resume, first_iter=first_iter)
-        with self._pool.together():
+        with deferred_interrupt(), self._pool.together():
             for _ in range(self._prefetch_factor * self._num_workers):
                 self._put_next()
 
@@ -139,12 +144,16 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         if resume is not None:
             known = self.progress.known
             snapshots = tuple(known[worker].pack() if worker in known else None for worker in range(self._num_workers))
-        begin = Begin(next(self._serials), int(self._base_seed), self._shared_seed, resume is not None, snapshots)
+        self._serial = next(self._serials)
+        begin = Begin(self._serial, int(self._base_seed), self.progress.shared_seed, resume is not None, snapshots)
         self._crew.work.begin_with = begin  # for those that are started now and later
         self._pool.start()
-        if not first_iter or self._started_before:
-            for worker in range(self._num_workers):
+        for worker in range(self._num_workers):
+            if not first_iter or self._started_before:
                 self._pool.cancel(self._pool.submit(1, [begin], worker=worker), withdraw=False)
+            for made, index in () if resume is None else resume.again(worker):
+                request = self._serial, made, index
+                self._pool.cancel(self._pool.submit(0, [request], worker=worker), withdraw=False)
         self._processes = self._pool.processes
 
     # --- out ----------------------------------------------------------------------------------------------------------
@@ -168,12 +177,11 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         """
         assert self._pool is not None
         while (worker := self._next_worker()) is not None:
-            request = self._counts[worker], index
+            request = self._serial, self._counts[worker], index
             try:
                 job = self._pool.submit(0, [request], worker=worker)
             except WorkerDiedError as error:
-                self._death = error
-                self._active[worker] = False
+                self._lose(worker, error)
                 if self._iterable:  # what it had to give nobody else has
                     return self._noted(index, worker, error, again)
                 continue
@@ -223,30 +231,51 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         done = self._pool.wait([pending.job for pending in candidates if isinstance(pending.job, Job)], timeout=timeout)
         return next(pending for pending in candidates if pending.job is done[0])
 
+    def __next__(self) -> Any:
+        batch = self.take()
+        self.taken()
+        return batch
+
+    def take(self) -> Any:
+        """The next batch, the same again until :meth:`taken`: whoever is interrupted in between can ask again."""
+        return super().__next__()
+
+    def taken(self) -> None:
+        """The batch has arrived."""
+        self._handed = None
+
     def _next_data(self) -> Any:
-        while self._pending:
+        while self._handed is None and self._pending:
             try:
                 pending = self._wait(self._timeout or None)
             except TimeoutError as error:
                 raise timed_out(self._timeout, error) from None
-            outcome = self._outcome(pending)
-            if isinstance(outcome, _Pending):
-                self._pending[self._pending.index(pending)] = outcome
-                continue
-            self._pending.remove(pending)
-            if outcome is None:
-                self._active[pending.worker] = False
-                self._ended.append(pending.worker)
-            self._put_next()
-            if outcome is not None:
-                return self._deliver(pending, outcome)
+            with deferred_interrupt():  # Ctrl-C before this loses nothing, nor does it after
+                self._take(pending)
+        if self._handed is not None:
+            return self._handed[0]
         self.progress.finished = True
         if not self._persistent_workers:
             self._shutdown_workers()
         raise StopIteration
 
+    def _take(self, pending: _Pending) -> None:
+        """Take in what has come, ask for the next, and make a batch ready to be handed out."""
+        outcome = self._outcome(pending)
+        if isinstance(outcome, _Pending):
+            self._pending[self._pending.index(pending)] = outcome
+            return
+        self._pending.remove(pending)
+        ended = not isinstance(outcome, Raised) and len(outcome) == 1
+        if ended:
+            self._active[pending.worker] = False
+            self.on_event(End(pending.worker, outcome[0]))
+        self._put_next()
+        if not ended:
+            self._handed = (self._deliver(pending, outcome),)
+
     def _outcome(self, pending: _Pending) -> Any:
-        """What became of a batch: itself with a snapshot, what was raised, None for the end, or it is under way again."""
+        """What became of a batch: an ``Answer``, what was raised, or where it is under way again."""
         assert self._pool is not None
         if isinstance(pending.job, WorkerDiedError):
             return Raised(pending.job)
@@ -255,24 +284,32 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
             return outcome
         if pending.worker in self._pool.living:  # another one is in its place; this batch costs one after the other
             return outcome
-        was_active, self._active[pending.worker] = self._active[pending.worker], False
-        self._death = outcome.exception
+        was_active = self._active[pending.worker]
+        in_hand = self._had_in_hand(outcome.exception, pending)
+        self._lose(pending.worker, outcome.exception, said=in_hand)
         if self._iterable:
-            return outcome if was_active else None  # the rest of its part is lost, which is said once
-        if self._had_in_hand(outcome.exception, pending) or not any(self._active):
+            return outcome if was_active else (None,)  # the rest of its part is lost, which is said once
+        if in_hand or not any(self._active):
             return outcome
         return self._ask(pending.index, pending)
 
+    def _lose(self, worker: int, death: WorkerDiedError, *, said: bool = False) -> None:
+        """Go on without a worker that has died."""
+        if self._active[worker] and not said and not self._iterable and sum(self._active) > 1:
+            warnings.warn(f"{death}; its batches are made by the others", RuntimeWarning, stacklevel=6)
+        self._active[worker] = False
+        self._death = death
+
     def _had_in_hand(self, death: WorkerDiedError, pending: _Pending) -> bool:
         """Whether this is the batch that the worker died of, and not one that waited behind it."""
-        return any(isinstance(item, tuple) and item[0] == pending.made - 1 for item in death.items)
+        return any(isinstance(item, tuple) and item[:2] == (self._serial, pending.made - 1) for item in death.items)
 
     def _deliver(self, pending: _Pending, outcome: Any) -> Any:
         failed = isinstance(outcome, Raised)
         batch, snapshot = (None, take_snapshot(outcome.exception)) if failed else outcome
         # Batches of an iterable dataset are counted as they come: what was asked of a worker at its end is none.
         number = next(self._numbers) if self._iterable else pending.number
-        self.on_delivery(Delivery(number, pending.worker, pending.made, snapshot, pending.sampler, tuple(self._ended)))
+        self.on_event(Delivery(number, pending.worker, pending.made, snapshot, pending.sampler))
         if failed:
             raise_as_stock(outcome.exception, pending.worker, pending.index)
         if self._pin_memory:

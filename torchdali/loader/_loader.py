@@ -186,7 +186,7 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
         """
         own = self._torchdali
         if own.resume is not None:
-            return own.resume.state
+            return dict(own.resume.state)
         if own.progress is None:
             return Progress.before(self.num_workers, is_iterable(self)).to_dict(self)
         return own.progress.to_dict(self)

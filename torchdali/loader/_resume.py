@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 import pickle
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from torchdali.loader._fetching import Snapshot, is_stateful
 from torchdali.loader._own import is_iterable
@@ -55,6 +58,7 @@ class Resume:
         if not isinstance(state, dict) or state.get("version") != VERSION:
             raise _no_state(state)
         self.state = dict(state)
+        self._loader = loader
         try:
             self._read(loader)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -62,9 +66,14 @@ class Resume:
 
     def _read(self, loader: DataLoader[Any]) -> None:
         state, iterable = self.state, is_iterable(loader)
-        self.finished: bool = state["finished"]
-        self.batches: int = state["batches"]
-        self.beyond: set[int] = set(state["beyond"])
+        self.finished = bool(state["finished"])
+        self.batches = operator.index(state["batches"])
+        self.beyond = set(map(operator.index, state["beyond"]))
+        for generator in (*state["generators"], *([] if state["start"] is None else state["start"]["own"])):
+            torch.Generator().set_state(generator)  # raises TypeError if it is none
+        missing = Progress.before(0, iterable).to_dict(loader).keys() - state.keys()
+        if missing:
+            raise KeyError(*missing)
         self.start = None if state["start"] is None else RandomState.from_dict(state["start"])
         self.begun = self.start is not None and not self.finished
         """Whether there is an epoch to go on with."""
@@ -74,6 +83,10 @@ class Resume:
             self.finished and self._same_streams and state["persistent"] and bool(loader.persistent_workers)
         )
         """Whether the next epoch is to be begun as by the workers of the one that is over."""
+        every = max(1, state["snapshot_every_n_steps"])
+        self.kept_from = self.batches - saved * (every - 1) if every > 1 else self.batches
+        self.skipped: dict[int, Any] = {}
+        """The last indices that were delivered, by the number of their batch: more recent than the workers' states."""
         self.known = [
             None
             if worker["snapshot"] is None
@@ -120,6 +133,18 @@ class Resume:
             progress.next_worker = state["next_worker"]
         return progress
 
+    def again(self, worker: int) -> list[tuple[int, Any]]:
+        """What a worker has to make again, to nobody's use, to be where it was: numbers among its batches, and indices.
+
+        What came after its last snapshot, if there is not one after each batch.
+        """
+        if not self._same_streams or self.beyond or is_iterable(self._loader):
+            return []
+        every = max(1, self.state["snapshot_every_n_steps"])
+        made, streams = self.state["workers"][worker]["batches"], max(1, self.state["num_workers"])
+        numbers = [(count, count * streams + worker) for count in range(made // every * every, made)]
+        return [(count, self.skipped[number]) for count, number in numbers if number in self.skipped]
+
     def known_by_worker(self) -> dict[int, Known]:
         """For :class:`~torchdali.loader._state.Progress`."""
         return {index: Known(*known) for index, known in enumerate(self.snapshots()) if known is not None}
@@ -129,12 +154,25 @@ class Resume:
         self.restore_generators(loader)
         sampler = stateful_sampler(loader)
         if self.finished and sampler is not None and self.state["sampler"] is not None:
-            sampler.load_state_dict(copy.deepcopy(self.state["sampler"]))
-            next(iter(sampler), None)  # it is at its last index, and shall find that it is
+            self.load_sampler_at_end(loader, sampler, sampler)
+            self.restore_generators(loader)
         if loader.num_workers == 0 and self.known[0] is not None and is_stateful(loader.dataset):
             state = pickle.loads(self.known[0][1])
             if "dataset" in state:
                 loader.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]
+                if self.finished and is_iterable(loader):
+                    iter(loader.dataset)  # the epoch that the state is of, and is over
+
+    def load_sampler_at_end(self, loader: DataLoader[Any], sampler: Any, iterable: Any) -> None:
+        """Bring a stateful sampler to the end of its epoch, where it may be already.
+
+        Some have gone over to the next epoch with their last index, others do so when they are asked for one more.
+        """
+        sampler.load_state_dict(copy.deepcopy(self.state["sampler"]))
+        nothing = object()
+        if next(iter(iterable), nothing) is not nothing:
+            self.restore_generators(loader)
+            sampler.load_state_dict(copy.deepcopy(self.state["sampler"]))
 
     def restore_generators(self, loader: DataLoader[Any]) -> None:
         """Set the loader's own generators to what they were when the state was saved."""
@@ -150,6 +188,14 @@ def _no_state(state: Any) -> ValueError:
     )
 
 
+def _left(loader: DataLoader[Any], resume: Resume) -> int | None:
+    """How many indices there are beyond those delivered; None if that is not known."""
+    try:
+        return max(0, len(loader._index_sampler) - resume.batches)
+    except (TypeError, NotImplementedError):
+        return None
+
+
 def replay(loader: DataLoader[Any], resume: Resume) -> Iterator[Any]:
     """The rest of the indices of an epoch: its sampler is begun anew from the same random state, and taken as far.
 
@@ -159,7 +205,15 @@ def replay(loader: DataLoader[Any], resume: Resume) -> Iterator[Any]:
     sampler = stateful_sampler(loader)
     if sampler is not None and resume.state["sampler"] is not None:
         resume.restore_generators(loader)
+        if _left(loader, resume) == 0:
+            resume.load_sampler_at_end(loader, sampler, loader._index_sampler)
+            return iter(())
         sampler.load_state_dict(copy.deepcopy(resume.state["sampler"]))
+        if not resume.state["num_workers"]:  # nothing had been drawn ahead, and what they share is as it was
+            resume.restore_generators(loader)
+        return iter(loader._index_sampler)
+    if is_iterable(loader):  # nothing is drawn for indices
+        resume.restore_generators(loader)
         return iter(loader._index_sampler)
     assert resume.start is not None
     here = RandomState()
@@ -170,8 +224,10 @@ def replay(loader: DataLoader[Any], resume: Resume) -> Iterator[Any]:
         if resume.state["seed_after_start"]:
             draw_seed(loader.generator)
         if resume.state["drawn"]:
-            for _ in range(0 if is_iterable(loader) else resume.batches):
-                next(indices, None)
+            for number in range(resume.batches):
+                index = next(indices, None)
+                if number >= resume.kept_from:
+                    resume.skipped[number] = index
             ahead = list(itertools.islice(indices, 1))  # drawn here, as many samplers draw nothing before it
     finally:
         here.restore()

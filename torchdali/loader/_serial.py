@@ -17,6 +17,7 @@ from torchdali.loader._random import RandomState, generators_of
 from torchdali.loader._resume import replay, resuming
 from torchdali.loader._sampling import NO_STATE, SamplerStates
 from torchdali.loader._state import Delivery, Progress
+from torchdali.pool import deferred_interrupt
 
 if TYPE_CHECKING:
     from torchdali.loader._loader import DataLoader
@@ -42,9 +43,7 @@ class SerialIterator(_SingleProcessDataLoaderIter):
         with resuming(loader, resume):
             _BaseDataLoaderIter.__init__(self, loader)
         if self._timeout != 0:
-            raise AssertionError(
-                f"_SingleProcessDataLoaderIter requires timeout == 0: it is {self._timeout}, and num_workers is 0"
-            )
+            raise AssertionError("_SingleProcessDataLoaderIter requires timeout == 0")
         own = loader._torchdali
         self._fetching = Fetching(self._make_fetcher, own.snapshot_every_n_steps, alone=False)
         if resume is None:
@@ -64,42 +63,61 @@ class SerialIterator(_SingleProcessDataLoaderIter):
         self.progress.dataset = self._dataset
         self._count = self.progress.counts[0]
         self._numbers = self.progress.numbers()
+        self._index: tuple[Any, Any] | None = None
+        """What is being fetched, and the sampler's state after it."""
+        self._handed: tuple[Any] | None = None
+        """The batch that is on its way to the consumer."""
         own.progress = self.progress
-        self.on_delivery: Callable[[Delivery], None] = self.progress.deliver
+        self.on_event: Callable[[Delivery], None] = self.progress.note
 
     def _make_fetcher(self) -> Fetcher:
         iterable = self.progress.iterable
         return make_fetcher(self._dataset, iterable, self._auto_collation, self._collate_fn, self._drop_last)
 
-    def _next_data(self) -> Any:
-        try:
-            index = next(self._sampler_iter)
-            self.progress.drawn = True
-            sampler = self._sampler_states.take()
-            batch = self._fetch(index, sampler)
-        except StopIteration:
-            self.progress.finished = True
-            raise
-        if self._pin_memory:
-            batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
+    def __next__(self) -> Any:
+        batch = self.take()
+        self.taken()
         return batch
 
-    def _fetch(self, index: Any, sampler: Any) -> Any:
-        number, snapshot = self._count, None
+    def take(self) -> Any:
+        """The next batch, the same again until :meth:`taken`: whoever is interrupted in between can ask again."""
+        return super().__next__()
+
+    def taken(self) -> None:
+        """The batch has arrived."""
+        self._handed = None
+
+    def _next_data(self) -> Any:
+        if self._handed is None:
+            try:
+                if self._index is None:
+                    with deferred_interrupt():
+                        self._index = next(self._sampler_iter), self._sampler_states.take()
+                        self.progress.drawn = True
+                self._fetch(*self._index)
+            except StopIteration:
+                self.progress.finished = True
+                raise
+        assert self._handed is not None
+        return self._handed[0]
+
+    def _fetch(self, index: Any, sampler: Any) -> None:
         try:
-            batch, snapshot = self._fetching.fetch(number, index)
+            batch, snapshot = self._fetching.fetch(self._count, index)
         except StopIteration as error:
             if not self.progress.iterable:
                 warn_of_stop(error)
             raise
-        except Exception:
-            self._deliver(
-                self._fetching.snapshot(number), sampler
-            )  # it was this batch's turn, and the next one can be had
+        except Exception:  # it was this batch's turn, and the next one can be had
+            self._deliver(self._fetching.snapshot(), sampler)
             raise
-        self._deliver(snapshot, sampler)
-        return batch
+        if self._pin_memory:
+            batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
+        with deferred_interrupt():  # Ctrl-C before this loses nothing, nor does it after
+            self._deliver(snapshot, sampler)
+            self._handed = (batch,)
 
     def _deliver(self, snapshot: bytes | None, sampler: Any) -> None:
         self._count += 1
-        self.on_delivery(Delivery(next(self._numbers), 0, self._count, snapshot, sampler))
+        self._index = None
+        self.on_event(Delivery(next(self._numbers), 0, self._count, snapshot, sampler))

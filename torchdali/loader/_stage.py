@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from torchdali._philox import words
-from torchdali.loader._state import Delivery
-from torchdali.ops import BatchContext, available_cpus, batch_context, number_streams
+from torchdali.loader._state import Delivery, End
+from torchdali.ops import BatchContext, Operator, RandomOperator, available_cpus, batch_context, number_streams
 from torchdali.pipeline import Pipeline, adapt_modules
+from torchdali.pool import deferred_interrupt
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Stage", "StagedIterator", "check_stage"]
@@ -136,9 +137,10 @@ class Stage:
         self._threads = available_cpus()
         if module is not None:
             module.to(self.device)
-            holder = nn.ModuleList([module])
             # The module may be called with its own signature: looked at before it is adapted to ragged batches.
             self._signature = {count: _takes(module, count) for count in range(9)}
+            knows_batches = any(isinstance(part, (Operator, RandomOperator)) for part in module.modules())
+            holder = module if knows_batches else nn.ModuleList([module])
             number_streams(holder)
             adapt_modules(holder)
         else:
@@ -148,7 +150,7 @@ class Stage:
     def run(self, batch: Any, key: BatchKey) -> Any:
         """What becomes of a batch; on a GPU it is only begun, on :attr:`stream`."""
         if self.stream is None:
-            return self._call(batch, key)
+            return self._call(batch if self.device.type == "cpu" else self._bring(batch), key)
         with torch.cuda.device(self.device):
             self.stream.wait_stream(torch.cuda.current_stream())  # what was done to the module there, and its buffers
             with torch.cuda.stream(self.stream):
@@ -204,12 +206,13 @@ def _device_of(module: nn.Module | None) -> torch.device:
 
 
 class _Ahead(NamedTuple):
-    """A batch that is on its way through the stage."""
+    """A batch that is on its way through the stage, or was taken from the host for it."""
 
     outputs: Any
     error: BaseException | None
     event: Any
-    delivery: list[Delivery]
+    number: int
+    events: list[Delivery | End]
 
 
 class StagedIterator:
@@ -231,9 +234,11 @@ class StagedIterator:
         self._seed = host.progress.base_seed & (1 << 62) - 1
         self._epoch = host.progress.epoch
         self._batch_size = batch_size
-        self._deliveries: list[Delivery] = []
-        host.on_delivery = self._deliveries.append
+        self._events: list[Delivery | End] = []
+        host.on_event = self._events.append
         self._exhausted = False
+        self._in_hand: _Ahead | None = None
+        self._handed: _Ahead | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -248,48 +253,81 @@ class StagedIterator:
         return getattr(self._host, name)
 
     def __next__(self) -> Any:
+        if self._handed is not None:  # Ctrl-C came before it was out of the door
+            return self._hand_out()
         self._fill()
         if not self._ahead:
+            for event in self._events:
+                self._progress.note(event)
+            self._events.clear()
             self._progress.finished = True
             raise StopIteration
-        ahead = self._ahead.popleft()
-        for delivery in ahead.delivery:
-            self._progress.deliver(delivery)
-        if ahead.error is not None:
-            raise ahead.error
+        ahead = self._ahead[0]
         if ahead.event is not None:
             stream = torch.cuda.current_stream(self._stage.device)
             stream.wait_event(ahead.event)
             map_tensors(ahead.outputs, lambda tensor: _record(tensor, stream))
+        with deferred_interrupt():  # Ctrl-C before this loses nothing, nor does it after
+            self._ahead.popleft()
+            for event in ahead.events:
+                self._progress.note(event)
+            self._handed = ahead
+        return self._hand_out()
+
+    def _hand_out(self) -> Any:
+        ahead, self._handed = self._handed, None
+        assert ahead is not None
+        if ahead.error is not None:
+            raise ahead.error
         return ahead.outputs
 
     def _fill(self) -> None:
         """Begin what can be begun: at least one batch, then those that wait to be taken."""
         while not self._exhausted and len(self._ahead) <= self._prefetch:
-            if self._ahead and not self._host.ready:
+            if self._ahead and self._in_hand is None and not self._host.ready:
                 return
-            try:
-                self._ahead.append(self._begin())
-            except StopIteration:
-                self._exhausted = True
+            if self._in_hand is None:
+                self._take_from_host()
+            if self._in_hand is not None:
+                ahead = self._begin(self._in_hand)
+                with deferred_interrupt():
+                    self._ahead.append(ahead)
+                    self._in_hand = None
 
-    def _begin(self) -> _Ahead:
-        outputs, error, event = None, None, None
+    def _take_from_host(self) -> None:
+        """Have a batch in hand, which is kept should Ctrl-C come while it is worked on."""
+        batch, error = None, None
         try:
-            batch = next(self._host)
-            number = self._deliveries[-1].number
-            outputs = self._stage.run(batch, BatchKey(self._seed, self._epoch, number, self._batch_size))
-            if self._stage.stream is not None:
-                event = torch.cuda.Event()
-                event.record(self._stage.stream)
+            batch = self._host.take()
         except StopIteration:
+            self._exhausted = True
             self._progress.finished = not self._ahead  # the workers are at the end, the consumer may not be
-            raise
+            return
         except Exception as raised:
             error = raised
-        delivery = self._deliveries.copy()
-        self._deliveries.clear()
-        return _Ahead(outputs, error, event, delivery)
+        numbers = [event.number for event in self._events if isinstance(event, Delivery)]
+        with deferred_interrupt():
+            self._in_hand = _Ahead(batch, error, None, numbers[-1] if numbers else 0, self._events.copy())
+            self._events.clear()
+            self._host.taken()
+
+    def _begin(self, taken: _Ahead) -> _Ahead:
+        """Have a batch go through the stage."""
+        if taken.error is not None:
+            return taken
+        try:
+            outputs = self._stage.run(taken.outputs, BatchKey(self._seed, self._epoch, taken.number, self._batch_size))
+        except StopIteration as stop:
+            error = RuntimeError("the pipeline raised StopIteration, which would end the epoch in silence")
+            error.__cause__ = stop
+            return taken._replace(outputs=None, error=error)
+        except Exception as raised:
+            return taken._replace(outputs=None, error=raised)
+        event = None
+        if self._stage.stream is not None:
+            event = torch.cuda.Event()
+            event.record(self._stage.stream)
+        return taken._replace(outputs=outputs, event=event)
 
 
 def _record(tensor: Any, stream: Any) -> Any:

@@ -19,9 +19,12 @@ from torchdali.loader._fetching import is_stateful
 from torchdali.loader._random import RandomState, generators_of
 from torchdali.loader._sampling import NO_STATE
 
-__all__ = ["VERSION", "Delivery", "Progress"]
+__all__ = ["VERSION", "Delivery", "End", "Progress"]
 
 VERSION = 1
+
+_OF_ONE_EPOCH = ("iterator", "over", "random_at_begin")
+"""What of a worker's state means nothing in the next epoch."""
 
 
 class Known(NamedTuple):
@@ -43,7 +46,8 @@ class Known(NamedTuple):
         """As part of a state."""
         state = pickle.loads(self.pickled)
         if self.before:
-            state = {name: value for name, value in state.items() if name not in ("iterator", "over")}
+            state = {name: value for name, value in state.items() if name not in _OF_ONE_EPOCH}
+            state["another_epoch"] = True
         return {"batches": 0 if self.before else self.made, **state}
 
 
@@ -58,8 +62,13 @@ class Delivery(NamedTuple):
     snapshot: bytes | None
     sampler: Any
     """State of a stateful sampler after this batch's index."""
-    ended: tuple[int, ...] = ()
-    """Workers that had come to the end of their part before."""
+
+
+class End(NamedTuple):
+    """A worker has come to the end of its part of an iterable dataset."""
+
+    worker: int
+    snapshot: bytes | None
 
 
 def _ask(dataset: Any) -> dict[str, Any]:
@@ -108,14 +117,21 @@ class Progress:
         """Of a loader that has not begun."""
         return cls(num_workers, iterable, counts=[0] * max(1, num_workers))
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Note that a batch is delivered."""
+    def note(self, event: Delivery | End) -> None:
+        """Note that a batch is delivered, or that a worker has come to its end."""
+        if isinstance(event, Delivery):
+            self._deliver(event)
+            return
+        self.ended.add(event.worker)
+        if event.snapshot is not None:
+            self.known[event.worker] = Known(self.counts[event.worker], event.snapshot)
+
+    def _deliver(self, delivery: Delivery) -> None:
         self.beyond.add(delivery.number)
         while self.batches in self.beyond:
             self.beyond.remove(self.batches)
             self.batches += 1
         self.counts[delivery.worker] = delivery.made
-        self.ended.update(delivery.ended)
         self.next_worker = (delivery.worker + 1) % max(1, self.num_workers)
         if delivery.snapshot is not None:
             self.known[delivery.worker] = Known(delivery.made, delivery.snapshot)
@@ -133,8 +149,10 @@ class Progress:
         for worker, count in enumerate(self.counts):
             known = self.known.get(worker)
             snapshot = None if known is None else known.unpack()
-            if snapshot is None and is_stateful(self.dataset):
-                snapshot = {"batches": count, **_ask(self.dataset)}
+            if is_stateful(self.dataset) and (
+                self.finished or snapshot is None or snapshot.keys() <= {"batches", "over"}
+            ):
+                snapshot = {**(snapshot or {}), "batches": count, **_ask(self.dataset)}
             if snapshot is not None and "refusal" in snapshot:
                 warnings.warn(
                     f"the dataset's state cannot be taken ({snapshot.pop('refusal')}): a loader that goes on from here does not "
@@ -155,6 +173,7 @@ class Progress:
             "shared_seed": self.shared_seed,
             "start": None if self.start is None else self.start.to_dict(),
             "drawn": self.drawn,
+            "snapshot_every_n_steps": loader._torchdali.snapshot_every_n_steps,
             "persistent": self.persistent,
             "seed_after_start": self.seed_after_start,
             "next_worker": self.next_worker,

@@ -14,7 +14,7 @@ from torchdali.loader._fetching import Fetching
 from torchdali.loader._pipes import seed_pipes
 from torchdali.loader._random import seed_worker
 
-__all__ = ["Begin", "Request", "Work"]
+__all__ = ["Answer", "Begin", "Request", "Work"]
 
 
 class Begin(NamedTuple):
@@ -31,8 +31,11 @@ class Begin(NamedTuple):
     """For each worker, if there is something to resume: how many batches it had made, and the state it was in then."""
 
 
-Request = tuple[int, Any]
-"""(number of the batch among those of its worker, index from the sampler)."""
+Request = tuple[int, int, Any]
+"""(serial of the epoch's beginning, number of the batch among those of its worker, index from the sampler)."""
+
+Answer = tuple[Any, bytes | None] | tuple[bytes | None]
+"""(batch, state after it if it is sent along), or at the end of an iterable dataset (state after it,)."""
 
 
 class Work:
@@ -119,21 +122,23 @@ class Work:
         collate_fn = collate_for_worker(self._collate_fn)
         return make_fetcher(self._dataset, self._iterable, self._auto_collation, collate_fn, self._drop_last)
 
-    def fetch(self, request: Request) -> tuple[Any, bytes | None] | None:
-        """Worker: a batch, and a snapshot if it is time for one; None: an iterable dataset has come to its end."""
-        number, index = request
+    def fetch(self, request: Request) -> Answer:
+        """Worker: make a batch."""
+        serial, number, index = request
+        if serial != self._serial:  # left over from an epoch that this worker was not there for; nobody waits for it
+            return (None,)
         if self._broken is not None:
             raise self._broken.with_traceback(None)
         if self._over:
-            return None
+            return (None,)
         try:
             return self._fetching.fetch(number, index)
         except StopIteration:
             if not self._iterable:
                 raise
             self._over = True
-            return None
+            return (self._fetching.snapshot(),)
         except Exception as error:
             with contextlib.suppress(Exception):  # it has its turn too, and may have drawn before it raised
-                error._torchdali_snapshot = self._fetching.snapshot(number)  # type: ignore[attr-defined]
+                error._torchdali_snapshot = self._fetching.snapshot()  # type: ignore[attr-defined]
             raise

@@ -34,6 +34,8 @@ class Outstanding(NamedTuple):
     job: Job
     number: int
     """Of the run in the job."""
+    order: int
+    """Serial of the task that it was first: what is sent again keeps its place."""
 
     @property
     def run(self) -> Run:
@@ -102,7 +104,7 @@ class Dispatch:
             self.send()
         return job
 
-    def _queue(self, job: Job, number: int, items: bytes) -> None:
+    def _queue(self, job: Job, number: int, items: bytes, order: int | None = None) -> None:
         run = job.runs[number]
         offset, capacity = job.place(run)
         start = 0 if job.slot is None else job.slot.offset + offset
@@ -119,7 +121,7 @@ class Dispatch:
             run.first,
             len(job.items),
         )
-        self.outstanding[serial] = Outstanding(job, number)
+        self.outstanding[serial] = Outstanding(job, number, serial if order is None else order)
         self._unsent[job.lane].append((serial, task.pack()))
         self._latest[job.lane] = max(self._latest[job.lane], job.priority)
 
@@ -241,12 +243,13 @@ class Dispatch:
 
     def send_again(self, serials: list[int]) -> None:
         """Queue these tasks anew, the urgent ones first; a result that still comes for the old ones is not taken."""
-        ordered: list[tuple[int, int]] = []
+        ordered: list[tuple[int, int, int]] = []
         for serial in serials:
-            bisect.insort(ordered, (self.outstanding[serial].job.priority, serial))
-        for _, serial in ordered:
+            entry = self.outstanding[serial]
+            bisect.insort(ordered, (entry.job.priority, entry.order, serial))
+        for _, _, serial in ordered:
             entry = self.outstanding.pop(serial)
-            self._queue(entry.job, entry.number, dumps(entry.job.items_of(entry.run)))
+            self._queue(entry.job, entry.number, dumps(entry.job.items_of(entry.run)), entry.order)
         self.send()
 
     def redo(self, serial: int, position: int, tries: int, error: BaseException) -> None:
@@ -264,11 +267,11 @@ class Dispatch:
         job.runs.update(again)  # all of them, before one of them is done with
         for number, part in again.items():
             if job.cancelled:
-                self.fill(Outstanding(job, number), Part(None))
+                self.fill(Outstanding(job, number, entry.order), Part(None))
             elif part.first == culprit and job.tries[culprit] >= tries:
-                self.fill(Outstanding(job, number), Part(None, error=error))
+                self.fill(Outstanding(job, number, entry.order), Part(None, error=error))
             else:
-                self._queue(job, number, dumps(job.items_of(part)))
+                self._queue(job, number, dumps(job.items_of(part)), entry.order)
 
     def withdraw(self, job: Job) -> None:
         """Take a cancelled job's tasks back; only what a worker has in hand remains."""

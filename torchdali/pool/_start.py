@@ -16,9 +16,10 @@ import signal
 import socket
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd, ForkingPickler
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 
@@ -111,6 +112,14 @@ def descriptors(*fds: int) -> list[Any]:
     return [_Descriptor(fd) for fd in fds]
 
 
+class _ShipmentPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle tells no types
+    # The tables themselves, as more may be registered later.
+    dispatch_table: ClassVar[Any] = ChainMap(
+        ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+        *cloudpickle.Pickler.dispatch_table.maps,
+    )
+
+
 class Shipment:
     """A setup on its way to a process that multiprocessing starts: pickled by value while that process is started.
 
@@ -122,10 +131,8 @@ class Shipment:
 
     def __reduce__(self) -> Any:
         stream = io.BytesIO()
-        pickler = cloudpickle.Pickler(stream, protocol=5)
-        pickler.dispatch_table = pickler.dispatch_table.new_child(ForkingPickler._extra_reducers)  # type: ignore[attr-defined]
         try:
-            pickler.dump(tuple(self._setup))
+            _ShipmentPickler(stream, protocol=5).dump(tuple(self._setup))
         except Exception as error:
             raise _cannot_be_sent(self._setup, error) from error
         return _unpack_setup, (stream.getvalue(),)

@@ -80,7 +80,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return (
         tensor.device.type == "cpu"
         and tensor.layout is torch.strided
-        and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
+        and not (tensor.is_nested or tensor.requires_grad or tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
     )
 
 
