@@ -1,9 +1,11 @@
 """What users rely on: the names, and what importing does not do."""
 
+import inspect
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import torchdali
 
@@ -12,6 +14,7 @@ def test_the_public_names_are_these():
     assert sorted(torchdali.__all__) == [
         "BatchInfo",
         "CudaInitializedError",
+        "DataLoader",
         "DecodeError",
         "ExternalSource",
         "JpegFolder",
@@ -28,7 +31,9 @@ def test_the_public_names_are_these():
         "ops",
         "pipeline_def",
         "pool",
+        "ragged_collate",
         "source",
+        "start",
         "types",
         "worker_info",
     ]
@@ -52,6 +57,23 @@ def test_the_public_names_are_these():
     for module in (torchdali, torchdali.fn, torchdali.ops, torchdali.pool, torchdali.source, torchdali.types):
         for name in module.__all__:
             assert hasattr(module, name), f"{module.__name__}.{name}"
+
+
+def test_the_loader_has_the_arguments_of_torch_and_these():
+    ours = inspect.signature(torchdali.DataLoader.__init__).parameters
+    stock = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
+    for name, parameter in stock.items():
+        assert ours[name].kind is parameter.kind, name
+        assert ours[name].default == parameter.default, name
+    assert {name: ours[name].default for name in ours if name not in stock} == {
+        "on_worker_death": "raise",
+        "memory_limit": None,
+        "snapshot_every_n_steps": 1,
+        "pipeline": None,
+        "device": None,
+        "prefetch": 2,
+    }
+    assert [name for name in ours if name in stock] == list(stock)
 
 
 def run(program):

@@ -113,6 +113,8 @@ def identical(one: Any, other: Any) -> bool:
     """Whether two values agree in type, number type, shape and every bit, all the way down."""
     if type(one) is not type(other):
         return False
+    if isinstance(one, torch.Tensor) and one.is_nested:
+        return other.is_nested and all(map(identical, one.unbind(), other.unbind()))
     if isinstance(one, torch.Tensor):
         if (one.dtype, one.shape, one.layout, one.requires_grad) != (
             other.dtype,
@@ -123,8 +125,6 @@ def identical(one: Any, other: Any) -> bool:
             return False
         if one.device.type == "meta":
             return bool(one.device == other.device)
-        if one.is_nested:
-            return all(map(identical, one.unbind(), other.unbind()))
         if one.layout is not torch.strided:
             return identical(one.to_dense(), other.to_dense())
         bits = [x.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().contiguous() for x in (one, other)]

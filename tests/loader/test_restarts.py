@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -248,6 +249,7 @@ class Killer:
 
     def __init__(self, seed, reads):
         self.draw, self.reads, self.kills, self.iterator, self.over = random.Random(seed), reads, 0, None, False
+        self.killed_of: tuple[Any, int] = (None, 0)
         self.thread = threading.Thread(target=self.run)
 
     def __enter__(self):
@@ -265,12 +267,17 @@ class Killer:
             # The tries of a batch are counted wherever a kill comes from: let some work be done between two of them.
             if self.iterator is None or (self.reads[0] - seen) % 256 < 40:
                 continue
+            if self.killed_of[0] is not self.iterator.progress:  # another epoch
+                self.killed_of = self.iterator.progress, 0
+            if self.killed_of[1] == 2:  # three would be the tries of one batch
+                continue
             seen = self.reads[0]
             pids = self.iterator._pool.pids
             if pids:
                 try:
                     os.kill(self.draw.choice(pids), signal.SIGKILL)
                     self.kills += 1
+                    self.killed_of = self.killed_of[0], self.killed_of[1] + 1
                 except ProcessLookupError:
                     continue
 

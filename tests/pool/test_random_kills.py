@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def begun(tmp_path):
     """A file that grows with each call that is begun."""
     path = tmp_path / "begun"
     path.touch()
-    return str(path)
+    return path
 
 
 def content(number, size):
@@ -48,7 +49,7 @@ def content(number, size):
 
 def read(begun, item):
     number, size = item
-    with open(begun, "ab") as file:
+    with begun.open("ab") as file:
         file.write(b"x")
     if number % 7 == 0:
         time.sleep(0.002)
@@ -72,7 +73,7 @@ def check(results: Any, items):
 class Killer(threading.Thread):
     """Kills workers of a pool, one after the other, until it is told to end."""
 
-    def __init__(self, pool: WorkerPool, begun: str, seed: int, pause: float) -> None:
+    def __init__(self, pool: WorkerPool, begun: Path, seed: int, pause: float) -> None:
         super().__init__(daemon=True)
         self._begun = begun
         self._pool, self._draw, self._pause = pool, random.Random(seed), pause
@@ -82,7 +83,7 @@ class Killer(threading.Thread):
     def run(self):
         begun, killed = -1, 0
         while not self._end.wait(self._draw.uniform(0, self._pause)):
-            before, begun = begun, os.path.getsize(self._begun)
+            before, begun = begun, self._begun.stat().st_size
             killed = 0 if begun > before else killed
             if killed == KILLS_WITHOUT_WORK:
                 continue
@@ -123,7 +124,7 @@ def one_round(pool: WorkerPool, draw: random.Random) -> int:
     return sum(map(len, parts))
 
 
-def run(pool: WorkerPool, begun: str, seed: int, kills: int, pause=0.05) -> int:
+def run(pool: WorkerPool, begun: Path, seed: int, kills: int, pause=0.05) -> int:
     """Work under fire until at least so many workers were killed; returns how many there were."""
     draw = random.Random(seed)
     before = pool.statistics()

@@ -5,11 +5,9 @@ import pathlib
 from decimal import Decimal
 
 import numpy as np
-import pytest
 import torch
 
 from tests.pool.support import Point, Record, same
-from torchdali.pool import Raised
 
 GENERATOR = np.random.default_rng(5)
 LARGE = 5000

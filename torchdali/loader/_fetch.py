@@ -80,8 +80,12 @@ class Fetcher(ABC):
         self.skip_to(number, index)
         try:
             data = self._samples(index)
-        finally:
+        except StopIteration:
+            raise
+        except Exception:
             self.batches = number + 1
+            raise
+        self.batches = number + 1
         try:
             return self._collate_fn(data)
         except Exception as error:

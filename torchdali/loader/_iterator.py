@@ -22,6 +22,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDat
 from torchdali.errors import WorkerDiedError
 from torchdali.loader._crew import Crew
 from torchdali.loader._errors import raise_as_stock, take_snapshot, timed_out
+from torchdali.loader._handing import HandingOver
 from torchdali.loader._own import is_iterable
 from torchdali.loader._pin import finished_thread
 from torchdali.loader._random import RandomState, generators_of
@@ -51,7 +52,7 @@ class _Pending(NamedTuple):
     sampler: Any
 
 
-class WorkersIterator(_MultiProcessingDataLoaderIter):
+class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
     """Iterates over a loader with its workers.
 
     Args:
@@ -125,8 +126,7 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         self.progress.drawn = True
         own.progress = self.progress
         self.on_event: Callable[[Delivery | End], None] = self.progress.note
-        self._handed: tuple[Any] | None = None
-        """The batch that is on its way to the consumer."""
+        self._handed = None
         self._numbers: Iterator[int] = self.progress.numbers()
         self._counts = list(self.progress.counts)
         self._active = [worker not in self.progress.ended for worker in range(self._num_workers)]
@@ -230,19 +230,6 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
                 return pending
         done = self._pool.wait([pending.job for pending in candidates if isinstance(pending.job, Job)], timeout=timeout)
         return next(pending for pending in candidates if pending.job is done[0])
-
-    def __next__(self) -> Any:
-        batch = self.take()
-        self.taken()
-        return batch
-
-    def take(self) -> Any:
-        """The next batch, the same again until :meth:`taken`: whoever is interrupted in between can ask again."""
-        return super().__next__()
-
-    def taken(self) -> None:
-        """The batch has arrived."""
-        self._handed = None
 
     def _next_data(self) -> Any:
         while self._handed is None and self._pending:

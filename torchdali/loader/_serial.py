@@ -11,6 +11,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _SingleProcessDataL
 from torchdali.loader._errors import warn_of_stop
 from torchdali.loader._fetch import Fetcher, make_fetcher
 from torchdali.loader._fetching import Fetching
+from torchdali.loader._handing import HandingOver
 from torchdali.loader._own import is_iterable
 from torchdali.loader._pipes import seed_pipes, shard_pipes
 from torchdali.loader._random import RandomState, generators_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["SerialIterator"]
 
 
-class SerialIterator(_SingleProcessDataLoaderIter):
+class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
     """Iterates over a loader without workers.
 
     Args:
@@ -65,27 +66,13 @@ class SerialIterator(_SingleProcessDataLoaderIter):
         self._numbers = self.progress.numbers()
         self._index: tuple[Any, Any] | None = None
         """What is being fetched, and the sampler's state after it."""
-        self._handed: tuple[Any] | None = None
-        """The batch that is on its way to the consumer."""
+        self._handed = None
         own.progress = self.progress
         self.on_event: Callable[[Delivery], None] = self.progress.note
 
     def _make_fetcher(self) -> Fetcher:
         iterable = self.progress.iterable
         return make_fetcher(self._dataset, iterable, self._auto_collation, self._collate_fn, self._drop_last)
-
-    def __next__(self) -> Any:
-        batch = self.take()
-        self.taken()
-        return batch
-
-    def take(self) -> Any:
-        """The next batch, the same again until :meth:`taken`: whoever is interrupted in between can ask again."""
-        return super().__next__()
-
-    def taken(self) -> None:
-        """The batch has arrived."""
-        self._handed = None
 
     def _next_data(self) -> Any:
         if self._handed is None:
@@ -105,6 +92,7 @@ class SerialIterator(_SingleProcessDataLoaderIter):
         try:
             batch, snapshot = self._fetching.fetch(self._count, index)
         except StopIteration as error:
+            self._index = None
             if not self.progress.iterable:
                 warn_of_stop(error)
             raise

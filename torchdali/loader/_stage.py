@@ -309,7 +309,7 @@ class StagedIterator:
         with deferred_interrupt():
             self._in_hand = _Ahead(batch, error, None, numbers[-1] if numbers else 0, self._events.copy())
             self._events.clear()
-            self._host.taken()
+            self._host.taken(stacklevel=6)
 
     def _begin(self, taken: _Ahead) -> _Ahead:
         """Have a batch go through the stage."""
