@@ -148,11 +148,14 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
         begin = Begin(self._serial, int(self._base_seed), self.progress.shared_seed, resume is not None, snapshots)
         self._crew.work.begin_with = begin  # for those that are started now and later
         self._pool.start()
+        # Those that were forked for this epoch know of it; others are told with their first batch, or where that may not come
+        # and it is more than a number, at once.
+        self._untold = {} if first_iter or resume is not None else dict.fromkeys(range(self._num_workers), begin)
         for worker in range(self._num_workers):
-            if not first_iter or self._started_before:
+            if resume is not None or (first_iter and self._started_before):
                 self._pool.cancel(self._pool.submit(1, [begin], worker=worker), withdraw=False)
             for made, index in () if resume is None else resume.again(worker):
-                request = self._serial, made, index
+                request = self._serial, made, index, None
                 self._pool.cancel(self._pool.submit(0, [request], worker=worker), withdraw=False)
         self._processes = self._pool.processes
 
@@ -177,7 +180,7 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
         """
         assert self._pool is not None
         while (worker := self._next_worker()) is not None:
-            request = self._serial, self._counts[worker], index
+            request = self._serial, self._counts[worker], index, self._untold.get(worker)
             try:
                 job = self._pool.submit(0, [request], worker=worker)
             except WorkerDiedError as error:
@@ -186,6 +189,7 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
                     return self._noted(index, worker, error, again)
                 continue
             self._counts[worker] += 1
+            self._untold.pop(worker, None)
             return self._noted(index, worker, job, again)
         if self._iterable or self._death is None:
             return None

@@ -31,8 +31,9 @@ class Begin(NamedTuple):
     """For each worker, if there is something to resume: how many batches it had made, and the state it was in then."""
 
 
-Request = tuple[int, int, Any]
-"""(serial of the epoch's beginning, number of the batch among those of its worker, index from the sampler)."""
+Request = tuple[int, int, Any, Begin | None]
+"""(serial of the epoch's beginning, number of the batch among those of its worker, index from the sampler, the beginning itself
+if this may be the first that the worker hears of it)."""
 
 Answer = tuple[Any, bytes | None] | tuple[bytes | None]
 """(batch, state after it if it is sent along), or at the end of an iterable dataset (state after it,)."""
@@ -86,7 +87,7 @@ class Work:
 
     def begin(self, begin: Begin) -> None:
         """Worker: begin an epoch; what that raises is raised for each of its batches."""
-        if begin.serial == self._serial:
+        if begin.serial <= self._serial:  # it was told before, or is left over from an epoch before
             return
         self._serial = begin.serial
         self._broken = None
@@ -124,7 +125,9 @@ class Work:
 
     def fetch(self, request: Request) -> Answer:
         """Worker: make a batch."""
-        serial, number, index = request
+        serial, number, index, begin = request
+        if begin is not None:
+            self.begin(begin)
         if serial != self._serial:  # left over from an epoch that this worker was not there for; nobody waits for it
             return (None,)
         if self._broken is not None:
