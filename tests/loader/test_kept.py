@@ -168,3 +168,13 @@ except OSError as error:
     assert ended.code == 0
     assert running.line() == 24  # EMFILE
     assert "Traceback" not in ended.err
+
+
+def test_many_workers_and_little_memory_are_no_reason_to_copy():
+    loader = DataLoader(Numbers(64), batch_size=2, num_workers=4, prefetch_factor=4, memory_limit=8 << 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message=".*will create 4 worker processes")
+        iterator = iter(loader)
+        assert [ints(batch) for batch in iterator] == batches(64, 2)
+    assert iterator._pool.statistics().copied_bytes == 0

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.pipeline.support import count_to, numbers, plain
+from torchdali.pipeline import _pinned
 from torchdali.pipeline._pinned import PinnedMemory
 from torchdali.pool import Raised, Stacked, WorkerPool
 
@@ -37,6 +38,28 @@ def test_before_cuda_is_initialised_nothing_is_pinned_and_memory_is_used_again()
 def test_on_the_cpu_pinning_has_no_effect():
     with plain(count_to(8), pin_memory=True) as pipeline:
         assert [numbers(batch) for batch in pipeline] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+class Refusing:
+    """A runtime that pins nothing."""
+
+    def cudaHostRegister(self, address, nbytes, flags):
+        return 2
+
+
+def test_a_refusal_raises_or_is_told_of_once(monkeypatch):
+    monkeypatch.setattr(_pinned, "_cudart", Refusing)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match=r"refuses to pin 64 bytes \(error 2\); pin_memory=False does without"):
+        PinnedMemory().register(4096, 64)
+    hook = PinnedMemory(required=False)
+    with pytest.warns(RuntimeWarning, match="refuses to pin 64 bytes") as caught:
+        for address in (4096, 8192):
+            hook.register(address, 64)
+    assert len(caught) == 1
+    assert hook.nbytes == 0
+    hook.unregister(4096, 64)
+    assert hook.fence()()
 
 
 # --- on a device --------------------------------------------------------------------------------------------------------

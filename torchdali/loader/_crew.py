@@ -9,7 +9,7 @@ from torchdali.loader._own import is_iterable
 from torchdali.loader._pin import memory_hook
 from torchdali.loader._pipes import sharding_init_fn
 from torchdali.loader._work import Work
-from torchdali.pool import WorkerPool
+from torchdali.pool import WorkerPool, default_memory_limit
 
 if TYPE_CHECKING:
     from torchdali.loader._loader import DataLoader
@@ -61,8 +61,15 @@ class Crew(NamedTuple):
             dedicated=loader.num_workers,
             on_worker_death=own.on_worker_death,
             memory_limit=own.memory_limit,
-            bytes_per_item=PINNED_BATCH_BYTES if hook is not None else BATCH_BYTES,
+            bytes_per_item=_first_guess(loader, pinned=hook is not None),
             initialize=work.initialize,
             memory_hook=hook,
         )
         return cls(pool, work, hook)
+
+
+def _first_guess(loader: DataLoader[Any], *, pinned: bool) -> int:
+    """Bytes to set aside for a batch, so that all that are under way take a part of the limit only."""
+    limit = loader._torchdali.memory_limit or default_memory_limit()
+    under_way = loader.num_workers * (loader.prefetch_factor or 1)
+    return max(1, min(PINNED_BATCH_BYTES if pinned else BATCH_BYTES, limit // (4 * under_way)))

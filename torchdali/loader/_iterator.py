@@ -214,6 +214,11 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
+    def read_on(self, stream: Any) -> None:
+        """Batches are copied from on this CUDA stream, after they may have been let go of."""
+        if self._crew.hook is not None:
+            self._crew.hook.record_stream(stream)
+
     @property
     def ready(self) -> bool:
         """Whether the next batch can be had without waiting."""
@@ -273,16 +278,26 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
         outcome = self._pool.collect(pending.job)[0]
         if not isinstance(outcome, Raised) or not isinstance(outcome.exception, WorkerDiedError):
             return outcome
+        if self._iterable:  # the rest of its part is lost, which is said once: to get there is to die again
+            self._drop_others(pending)
+            self._lose(pending.worker, outcome.exception)
+            return outcome
         if pending.worker in self._pool.living:  # another one is in its place; this batch costs one after the other
             return outcome
-        was_active = self._active[pending.worker]
         in_hand = self._had_in_hand(outcome.exception, pending)
         self._lose(pending.worker, outcome.exception, said=in_hand)
-        if self._iterable:
-            return outcome if was_active else (None,)  # the rest of its part is lost, which is said once
         if in_hand or not any(self._active):
             return outcome
         return self._ask(pending.index, pending)
+
+    def _drop_others(self, pending: _Pending) -> None:
+        """Expect nothing more of a batch's worker."""
+        assert self._pool is not None
+        for other in list(self._pending):
+            if other.worker == pending.worker and other is not pending:
+                self._pending.remove(other)
+                if isinstance(other.job, Job):
+                    self._pool.cancel(other.job)
 
     def _lose(self, worker: int, death: WorkerDiedError, *, said: bool = False) -> None:
         """Go on without a worker that has died."""

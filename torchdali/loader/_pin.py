@@ -19,7 +19,7 @@ def memory_hook(loader: Any) -> PinnedMemory | None:
     """
     if not loader.pin_memory or not torch.cuda.is_available():
         return None
-    return PinnedMemory()
+    return PinnedMemory(required=False)
 
 
 def finished_thread() -> threading.Thread:

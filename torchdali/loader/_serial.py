@@ -70,6 +70,9 @@ class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
         own.progress = self.progress
         self.on_event: Callable[[Delivery], None] = self.progress.note
 
+    def read_on(self, stream: Any) -> None:
+        """Batches are copied from on this CUDA stream; torch's own pinned memory knows of it by itself."""
+
     def _make_fetcher(self) -> Fetcher:
         iterable = self.progress.iterable
         return make_fetcher(self._dataset, iterable, self._auto_collation, self._collate_fn, self._drop_last)

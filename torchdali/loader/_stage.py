@@ -236,6 +236,8 @@ class StagedIterator:
         self._batch_size = batch_size
         self._events: list[Delivery | End] = []
         host.on_event = self._events.append
+        if stage.stream is not None:
+            host.read_on(stage.stream)
         self._exhausted = False
         self._in_hand: _Ahead | None = None
         self._handed: _Ahead | None = None
@@ -330,8 +332,10 @@ class StagedIterator:
         return taken._replace(outputs=outputs, event=event)
 
 
-def _record(tensor: Any, stream: Any) -> Any:
-    record = getattr(tensor, "record_stream", None)
-    if record is not None:
-        record(stream)
-    return tensor
+def _record(value: Any, stream: Any) -> Any:
+    """Have the allocator know that a tensor is used on a stream that it was not made on."""
+    for tensor in value if isinstance(value, TensorList) else (value,):
+        record = getattr(tensor, "record_stream", None)
+        if record is not None:
+            record(stream)
+    return value

@@ -10,6 +10,7 @@ Source: CUDA Runtime API, "Memory Management" (cudaHostRegister) and "Event Mana
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,12 +29,17 @@ class PinnedMemory:
 
     A segment that is used before that is pinned when :meth:`pin` is called.
 
+    Args:
+        required: raise where CUDA refuses to pin; else warn, once, and go on with memory that is not pinned.
+
     Reuse waits for the current stream and the default stream of each device in use, and for streams given to
     :meth:`record_stream`: a batch that is copied on another stream of one's own has to be kept until that copy is done, or the
     stream be recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, required: bool = True) -> None:
+        self._required = required
+        self._refused = False
         self._waiting: dict[int, int] = {}
         self._pinned: dict[int, int] = {}
         self._streams: dict[tuple[int, int], torch.cuda.Stream] = {}
@@ -75,16 +81,22 @@ class PinnedMemory:
         """Pin the segments that are used so far; CUDA has to be initialised.
 
         Raises:
-            RuntimeError: CUDA refuses it, for example because too much is pinned already.
+            RuntimeError: CUDA refuses it, for example because too much is pinned already, and it is required.
         """
         while self._waiting:
             address, nbytes = self._waiting.popitem()
             status = int(_cudart().cudaHostRegister(address, nbytes, _PORTABLE))
-            if status not in (0, _ALREADY_REGISTERED):
-                raise RuntimeError(
-                    f"cudaHostRegister refuses to pin {nbytes} bytes (error {status}); pin_memory=False does without"
-                )
-            self._pinned[address] = nbytes
+            if status in (0, _ALREADY_REGISTERED):
+                self._pinned[address] = nbytes
+            else:
+                self._refuse(f"cudaHostRegister refuses to pin {nbytes} bytes (error {status})")
+
+    def _refuse(self, text: str) -> None:
+        if self._required:
+            raise RuntimeError(f"{text}; pin_memory=False does without")
+        if not self._refused:
+            self._refused = True
+            warnings.warn(f"{text}: what lies there is copied to be pinned", RuntimeWarning, stacklevel=3)
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Have reuse wait for this stream too."""
