@@ -27,7 +27,7 @@ from torchdali.loader._own import is_iterable
 from torchdali.loader._pin import finished_thread
 from torchdali.loader._random import RandomState, generators_of
 from torchdali.loader._resume import Resume, replay, resuming
-from torchdali.loader._sampling import NO_STATE, SamplerStates
+from torchdali.loader._sampling import NO_STATE, SamplerStates, draws_from_torch_alone
 from torchdali.loader._state import Delivery, End, Progress
 from torchdali.loader._work import Begin
 from torchdali.pool import Job, Raised, WorkerPool, deferred_interrupt
@@ -103,7 +103,8 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
         self._iterable = is_iterable(loader)
         own, generators = loader._torchdali, generators_of(loader)
         within = resume if resume is not None and resume.begun else None
-        start, sampler = RandomState(generators), self._sampler_states.take()
+        start = RandomState(generators, torch_alone=draws_from_torch_alone(loader))
+        sampler = self._sampler_states.take()
         with resuming(loader, within):
             _BaseDataLoaderIter._reset(self, loader, first_iter)
         if resume is not None:

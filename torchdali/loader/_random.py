@@ -17,11 +17,13 @@ class RandomState:
 
     Args:
         generators: those of one's own, beside the three that every process has.
+        torch_alone: leave out Python's and NumPy's, which cost most.
     """
 
-    def __init__(self, generators: Sequence[torch.Generator] = ()) -> None:
-        self._python = random.getstate()
-        self._numpy: dict[str, Any] = np.random.get_state(legacy=False)  # of any kind of bit generator
+    def __init__(self, generators: Sequence[torch.Generator] = (), *, torch_alone: bool = False) -> None:
+        self._python = None if torch_alone else random.getstate()
+        # Of any kind of bit generator.
+        self._numpy: dict[str, Any] | None = None if torch_alone else np.random.get_state(legacy=False)
         self._torch = torch.default_generator.get_state()
         self._own = [generator.get_state() for generator in generators]
 
@@ -39,8 +41,10 @@ class RandomState:
 
     def restore(self, generators: Sequence[torch.Generator] = ()) -> None:
         """Set the generators to it; those of one's own in the order in which they were given."""
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
+        if self._python is not None:
+            random.setstate(self._python)
+        if self._numpy is not None:
+            np.random.set_state(self._numpy)
         torch.default_generator.set_state(self._torch)
         self.restore_own(generators)
 
@@ -58,8 +62,10 @@ class RandomState:
     def from_dict(cls, saved: dict[str, Any]) -> RandomState:
         """From :meth:`to_dict`."""
         state = cls.__new__(cls)
-        version, words, gauss = saved["python"]
-        state._python = (version, tuple(words), gauss)
+        state._python = None
+        if saved["python"] is not None:
+            version, words, gauss = saved["python"]
+            state._python = (version, tuple(words), gauss)
         state._numpy = _map_arrays(saved["numpy"], lambda tensor: np.asarray(tensor).astype(np.uint32))
         state._torch = saved["torch"]
         state._own = list(saved["own"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from torchdali.loader._fetching import is_stateful
 
-__all__ = ["NO_STATE", "SamplerStates", "stateful_sampler"]
+__all__ = ["NO_STATE", "SamplerStates", "draws_from_torch_alone", "stateful_sampler"]
 
 NO_STATE = object()
 """In the place of a state: from here on there is none."""
@@ -25,6 +25,13 @@ def stateful_sampler(loader: Any) -> Any:
         if sampler is not None and is_stateful(sampler):
             return sampler
     return None
+
+
+def draws_from_torch_alone(loader: Any) -> bool:
+    """Whether a loader's samplers are torch's own, which know no other generators."""
+    batch_sampler = loader.batch_sampler
+    samplers = (loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    return all(sampler is None or type(sampler).__module__.startswith("torch.utils.data.") for sampler in samplers)
 
 
 class SamplerStates:

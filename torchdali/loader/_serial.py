@@ -16,7 +16,7 @@ from torchdali.loader._own import is_iterable
 from torchdali.loader._pipes import seed_pipes, shard_pipes
 from torchdali.loader._random import RandomState, generators_of
 from torchdali.loader._resume import replay, resuming
-from torchdali.loader._sampling import NO_STATE, SamplerStates
+from torchdali.loader._sampling import NO_STATE, SamplerStates, draws_from_torch_alone
 from torchdali.loader._state import Delivery, Progress
 from torchdali.pool import deferred_interrupt
 
@@ -38,7 +38,7 @@ class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         resume = loader._torchdali.take_resume(loader)
-        start = RandomState(generators_of(loader))
+        start = RandomState(generators_of(loader), torch_alone=draws_from_torch_alone(loader))
         self._sampler_states = SamplerStates(loader)
         sampler = self._sampler_states.take()
         with resuming(loader, resume):

@@ -132,6 +132,8 @@ class WorkerPool:
             with deferred_interrupt():
                 if self._workforce is not None:
                     workforce, _, recovery = self._require_open()
+                    if workforce.complete:
+                        return
                     recovery.bury(replace=False)
                     if not workforce.missing:
                         return

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import select
 import threading
 import warnings
 import weakref
@@ -80,6 +81,16 @@ class Workforce:
     def missing(self) -> list[int]:
         """Indices of the workers that are not there."""
         return [index for index in range(self.size) if index not in self.workers]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all workers are there and the pipe of none tells of its end; looks at them once, which costs little."""
+        if len(self.workers) < self.size:
+            return False
+        poll = select.poll()
+        for child in self.workers.values():
+            poll.register(child.sentinel, select.POLLIN)
+        return not poll.poll(0)
 
     def lane_of(self, worker: int) -> int:
         """Number of the lane that a worker takes tasks from."""
