@@ -291,7 +291,7 @@ def test_a_length_that_is_wrong_is_warned_of_as_torch_does(length, drop_last, wa
             for _ in range(2):
                 lengths.append(len(list(loader)))
         told = [
-            (str(w.message).partition("(when")[0].strip(), w.category, w.filename)
+            (str(w.message).partition(", this ")[0], w.category, w.filename)
             for w in caught
             if "IterableDataset" in str(w.message)
         ]

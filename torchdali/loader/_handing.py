@@ -39,13 +39,15 @@ class HandingOver:
         itself: Any = self
         said = itself._IterableDataset_len_called
         if itself.progress.iterable and said is not None and self._num_yielded > said:
+            # The beginning is torch's, as filters and tests look for it.
             text = (
-                f"Length of IterableDataset {itself._dataset} was reported to be {said} (when accessing len(dataloader)), but "
-                f"{self._num_yielded} samples have been fetched."
+                f"Length of IterableDataset {itself._dataset} was reported to be {said}(when accessing len(dataloader)), but "
+                f"{self._num_yielded} samples have been fetched. "
             )
             if itself._num_workers:
                 text += (
-                    " Each worker iterates over its own copy of the dataset: have `__iter__` give the part that belongs to "
+                    "For multiprocessing data-loading, this happens where `__iter__` gives all samples in each worker, which "
+                    "has its own copy of the dataset, and not the part that belongs to "
                     "`torch.utils.data.get_worker_info().id`."
                 )
             warnings.warn(text, stacklevel=stacklevel)
