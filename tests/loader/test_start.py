@@ -202,7 +202,13 @@ def test_started_workers_that_die_before_they_are_used_are_replaced():
     pids = list(children() - before)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids))
+    # The first thread is a zombie while others still hold the descriptors: dead is a process without any other.
+    assert wait_until(
+        lambda: all(
+            psutil.Process(pid).status() == psutil.STATUS_ZOMBIE and len(os.listdir(f"/proc/{pid}/task")) == 1
+            for pid in pids
+        )
+    )
     assert drain(iter(loader)) == batches(12, 3)
 
 
