@@ -61,7 +61,9 @@ def _command(process: psutil.Process) -> str:
 
 
 def _of_others(file: str) -> bool:
-    """Whether a file in /dev/shm is torch's, of a process that lives and comes from elsewhere."""
+    """Whether a file in /dev/shm is CUDA's, or torch's of a process that lives and comes from elsewhere."""
+    if file.startswith("cuda.shm."):  # left by CUDA itself where a tensor was handed to another process
+        return True
     maker = re.match(r"torch_(\d+)_", file)
     if maker is None or not psutil.pid_exists(int(maker[1])):
         return False

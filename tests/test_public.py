@@ -37,7 +37,31 @@ def test_the_public_names_are_these():
         "types",
         "worker_info",
     ]
-    assert sorted(torchdali.fn.__all__) == ["brightness_contrast", "decoders", "external_source", "random"]
+    assert sorted(torchdali.fn.__all__) == [
+        "brightness",
+        "brightness_contrast",
+        "cast",
+        "color_twist",
+        "contrast",
+        "crop",
+        "crop_mirror_normalize",
+        "decoders",
+        "erase",
+        "external_source",
+        "flip",
+        "gaussian_blur",
+        "hsv",
+        "hue",
+        "normalize",
+        "one_hot",
+        "pad",
+        "random",
+        "random_resized_crop",
+        "resize",
+        "rotate",
+        "saturation",
+        "warp_affine",
+    ]
     assert sorted(torchdali.pool.__all__) == [
         "DEFAULT_BYTES_PER_ITEM",
         "Job",

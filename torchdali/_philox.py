@@ -39,8 +39,11 @@ def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[An
     return c0, c1, c2, c3
 
 
-def words(seed: int, epoch: int, stream: int, index: Any) -> tuple[Any, Any, Any, Any]:
-    """The four words of sample ``index`` (an integer, or an int64 array of them) in one stream of one epoch."""
+def words(seed: int, epoch: int, stream: Any, index: Any) -> tuple[Any, Any, Any, Any]:
+    """The four words of sample ``index`` in one stream of one epoch.
+
+    ``index`` is an integer, or an int64 array; with an array ``stream`` may be one too, which is broadcast against it.
+    """
     if isinstance(index, np.ndarray):
         indices: npt.NDArray[np.uint64] = index.astype(np.uint64)
         zeros = np.zeros_like(indices)
@@ -48,7 +51,7 @@ def words(seed: int, epoch: int, stream: int, index: Any) -> tuple[Any, Any, Any
             indices & np.uint64(_MASK),
             indices >> np.uint64(32),
             zeros + np.uint64(epoch & _MASK),
-            zeros + np.uint64(stream & _MASK),
+            zeros + np.asarray(stream & _MASK, np.uint64),
         )
     else:
         counter = (index & _MASK, index >> 32, epoch & _MASK, stream & _MASK)

@@ -74,14 +74,16 @@ class PipelineStateError(RuntimeError):
 
 
 class DecodeError(RuntimeError):
-    """Data that was to be decoded is no complete JPEG.
+    """Data that was to be decoded is no complete image.
 
     Attributes:
         position: position of the bad image in its batch.
         index: index of its sample in the epoch, None outside a pipeline.
+        name: of its file, None where the decoder was not told.
     """
 
-    def __init__(self, message: str, *, position: int, index: int | None = None) -> None:
+    def __init__(self, message: str, *, position: int, index: int | None = None, name: str | None = None) -> None:
         super().__init__(message)
         self.position = position
         self.index = index
+        self.name = name

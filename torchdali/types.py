@@ -12,10 +12,18 @@ import torch
 from torchdali.source import BatchInfo, SampleInfo
 
 __all__ = [
+    "ANY_DATA",
+    "BGR",
     "BOOL",
     "FLOAT",
     "FLOAT16",
     "FLOAT64",
+    "INTERP_CUBIC",
+    "INTERP_GAUSSIAN",
+    "INTERP_LANCZOS3",
+    "INTERP_LINEAR",
+    "INTERP_NN",
+    "INTERP_TRIANGULAR",
     "INT16",
     "INT32",
     "INT64",
@@ -23,6 +31,7 @@ __all__ = [
     "UINT8",
     "BatchInfo",
     "DALIImageType",
+    "DALIInterpType",
     "GRAY",
     "RGB",
     "SampleInfo",
@@ -36,10 +45,16 @@ class DALIImageType(enum.Enum):
     """Three channels; grayscale images are repeated in each."""
     GRAY = "GRAY"
     """One channel, the luma of colour images."""
+    BGR = "BGR"
+    """As RGB, in the order of OpenCV."""
+    ANY_DATA = "UNCHANGED"
+    """The channels that are stored."""
 
 
 RGB = DALIImageType.RGB
 GRAY = DALIImageType.GRAY
+BGR = DALIImageType.BGR
+ANY_DATA = DALIImageType.ANY_DATA
 
 BOOL = torch.bool
 UINT8 = torch.uint8
@@ -50,3 +65,23 @@ INT64 = torch.int64
 FLOAT16 = torch.float16
 FLOAT = torch.float32
 FLOAT64 = torch.float64
+
+
+class DALIInterpType(enum.Enum):
+    """Filters to resize and to warp with; the values are this library's names of them."""
+
+    INTERP_NN = "nearest"
+    INTERP_LINEAR = "linear"
+    INTERP_CUBIC = "cubic"
+    INTERP_LANCZOS3 = "lanczos3"
+    INTERP_GAUSSIAN = "gaussian"
+    INTERP_TRIANGULAR = "triangular"
+    """Linear and always antialiased."""
+
+
+INTERP_NN = DALIInterpType.INTERP_NN
+INTERP_LINEAR = DALIInterpType.INTERP_LINEAR
+INTERP_CUBIC = DALIInterpType.INTERP_CUBIC
+INTERP_LANCZOS3 = DALIInterpType.INTERP_LANCZOS3
+INTERP_GAUSSIAN = DALIInterpType.INTERP_GAUSSIAN
+INTERP_TRIANGULAR = DALIInterpType.INTERP_TRIANGULAR

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,13 @@ def test_another_output_type_is_not_rescaled():
     assert wide.min() == 128 - 3 * 128
 
 
+def test_the_shift_is_in_units_of_the_output_s_range():
+    (floats,) = BrightnessContrast(brightness_shift=0.5, dtype=torch.float32)(TensorList([LEVELS]))
+    assert torch.equal(floats, LEVELS + 0.5)
+    (wide,) = BrightnessContrast(brightness_shift=0.5, dtype=torch.int16)(TensorList([LEVELS]))
+    assert torch.equal(wide, (LEVELS + 16383.5).round().to(torch.int16))
+
+
 def test_each_sample_has_its_own_values(photographs):
     images = TensorList([decode_serially(photographs / name) for name in ("cat.jpg", "coffee.jpg", "bee.jpg")], "CHW")
     contrasts = torch.tensor([1.1, 2.2, 0.3])
@@ -114,6 +123,40 @@ def test_wrong_arguments_are_named():
 def test_printing_shows_what_was_set():
     assert repr(BrightnessContrast(contrast=1.5)) == "BrightnessContrast(contrast=1.5)"
     assert "Uniform(1.0, 3.0)" in repr(BrightnessContrast(contrast=Uniform(1.0, 3.0)))
+
+
+def test_interleaved_images_and_tensors_of_any_shape_give_the_same():
+    image = torch.randint(0, 256, (3, 4, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = brightness_contrast_reference(image, contrast=1.7)
+    interleaved = BrightnessContrast(contrast=1.7)(TensorList([image.permute(1, 2, 0)], "HWC"))
+    assert interleaved.layout == "HWC"
+    assert torch.equal(interleaved[0].permute(2, 0, 1), expected)
+    for shape in ((60,), (), (3, 2, 2, 5), (12, 5)):
+        (result,) = BrightnessContrast(contrast=1.7)(
+            TensorList([image.view(-1)[: max(1, math.prod(shape))].view(shape)])
+        )
+        assert torch.equal(result, expected.view(-1)[: math.prod(shape)].view(shape))
+    volumes = BrightnessContrast(contrast=1.7)(TensorList([image], "DHW"))
+    assert volumes.layout == "DHW"
+    assert torch.equal(volumes[0], expected)
+    assert BrightnessContrast(contrast=1.7)(image[None, None]).shape == (1, 1, 3, 4, 5)
+
+
+def test_floating_point_images_are_within_float32_of_the_formula():
+    image = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(0))
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-15), (torch.float16, 2e-3)):
+        (result,) = BrightnessContrast(0.9, 1.3, 0.1, dtype=dtype)(TensorList([image.to(dtype)]))
+        expected = brightness_contrast_reference(image.to(dtype).double(), 0.9, 1.3, 0.1)
+        assert (result.double() - expected).abs().max() < tolerance
+
+
+def test_a_batch_without_samples_stays_empty():
+    empty = BrightnessContrast(contrast=2.0, dtype=torch.int16)(TensorList([], "CHW", dtype=torch.uint8))
+    assert (len(empty), empty.dtype, empty.layout) == (0, torch.int16, "CHW")
+
+
+def test_arrays_and_tensors_of_values_are_printed():
+    assert "contrast=tensor([1., 2.])" in repr(BrightnessContrast(contrast=torch.tensor([1.0, 2.0])))
 
 
 @pytest.mark.gpu

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from torchdali.ops import BatchContext, Choice, Uniform, batch_context, number_streams
+from torchdali._philox import words
+from torchdali.ops import (
+    BatchContext,
+    Choice,
+    CoinFlip,
+    Normal,
+    RandomOperator,
+    Uniform,
+    batch_context,
+    number_streams,
+)
 
 
 def draw(operator, indices, seed=1, epoch=0):
@@ -74,3 +84,124 @@ def test_bad_ranges_are_named():
         Uniform(0, float("inf"))
     with pytest.raises(ValueError, match="empty"):
         Choice([])
+
+
+def test_a_draw_is_a_function_of_seed_epoch_stream_and_sample():
+    module = torch.nn.ModuleList([Uniform(0.0, 1.0), Choice([1.0, 2.0]), Uniform(0.0, 1.0)])
+    number_streams(module)
+    for stream, operator in ((0, module[0]), (2, module[2])):
+        high, low, _, _ = words(1, 4, stream, 77)
+        assert draw(operator, [77], epoch=4).item() == np.float32(((high >> 5 << 26) | low >> 6) / 2**53)
+
+
+def test_an_operator_has_as_many_streams_as_numbers_a_sample():
+    module = torch.nn.ModuleList([Uniform(0, 1), Uniform(0, 1, (2, 3)), CoinFlip(), Normal(shape=4)])
+    number_streams(module)
+    assert [operator.stream for operator in module] == [0, 1, 7, 8]
+    assert [operator.label for operator in module] == ["0", "1", "2", "3"]
+    draws = [draw(operator, range(500)).double().reshape(500, -1) for operator in module]
+    correlation = np.corrcoef(torch.cat(draws, 1).numpy().T)
+    assert correlation.shape == (12, 12)
+    assert np.abs(correlation - np.eye(12)).max() < 0.2
+    # The first of several numbers is the one that an operator with one draws.
+    single = Uniform(0, 1)
+    single.stream = 1
+    assert torch.equal(draw(single, range(500)), draw(module[1], range(500))[:, 0, 0])
+
+
+def test_arrays_do_not_depend_on_their_batch_either():
+    operator = Normal(shape=(2, 2))
+    together = draw(operator, range(40))
+    assert together.shape == (40, 2, 2)
+    assert torch.equal(torch.cat([draw(operator, range(30, 40)), draw(operator, range(30))]), together.roll(10, 0))
+
+
+def test_uniforms_are_for_operators_of_one_s_own():
+    class Angle(RandomOperator):
+        def __init__(self):
+            super().__init__()
+            self.streams = 2
+
+        def transform(self, uniform):
+            return uniform
+
+        def forward(self, count=None):
+            x, y = self.uniforms(count, 2).T
+            angles = torch.from_numpy(np.arctan2(y, x))
+            self.record(angles)
+            return angles
+
+    operator = Angle()
+    assert draw(operator, range(5)).shape == (5,)
+    numbers = operator.uniforms(1000, 2)
+    assert numbers.shape == (1000, 2)
+    assert numbers.dtype == np.float64
+    assert 0 <= numbers.min() < numbers.max() < 1
+    with pytest.raises(ValueError, match="3 numbers a sample are wanted of a Angle that has 2 streams"):
+        operator.uniforms(4, 3)
+
+
+def test_normal_draws_have_the_normal_distribution():
+    values = draw(Normal(5.0, 2.0), range(100_000)).double()
+    assert abs(values.mean().item() - 5.0) < 0.03
+    assert abs(values.std().item() - 2.0) < 0.03
+    uniform = 0.5 * (1 + torch.erf((values - 5) / (2 * 2**0.5)))
+    counts = torch.histc(uniform, 20, 0.0, 1.0)
+    # Chi-squared with 19 degrees of freedom exceeds 43.8 once in a thousand.
+    assert float(((counts - 5000) ** 2 / 5000).sum()) < 43.8
+
+
+def test_even_the_ends_of_the_uniform_numbers_have_normal_values():
+    low, middle, high = Normal().transform(np.array([0.0, 0.5, 1 - 2.0**-53]))
+    assert -9 < low < -8
+    assert middle == 0
+    assert 8 < high < 9
+    assert Normal(3.0, 0.0).transform(np.array([0.0, 0.9])).tolist() == [3.0, 3.0]
+
+
+def test_coins_fall_with_their_probability():
+    flips = draw(CoinFlip(0.3), range(20_000))
+    assert flips.dtype == torch.int32
+    assert set(flips.tolist()) == {0, 1}
+    assert abs(flips.double().mean().item() - 0.3) < 0.015
+    assert draw(CoinFlip(0.0), range(100)).sum() == 0
+    assert draw(CoinFlip(1.0), range(100)).sum() == 100
+    assert CoinFlip(0.0).transform(np.array([0.0])) == 0
+
+
+def test_draws_come_in_the_type_that_is_asked_for():
+    assert draw(Uniform(0.0, 1.0, dtype=torch.float64), range(9)).double().float().tolist() == (
+        draw(Uniform(0.0, 1.0), range(9)).tolist()
+    )
+    integers = draw(Uniform(-0.5, 3.5, dtype=torch.uint8), range(4000))
+    assert integers.dtype == torch.uint8
+    assert set(integers.tolist()) == {0, 1, 2, 3}
+    assert draw(CoinFlip(dtype=torch.bool), range(4)).dtype == torch.bool
+    assert set(draw(Choice([2.5, 300.0], dtype=torch.uint8), range(50)).tolist()) == {2, 255}
+
+
+def test_draws_are_recorded_where_the_batch_has_a_place_for_them():
+    module = torch.nn.ModuleDict({"contrast": Uniform(0.0, 1.0), "flip": CoinFlip()})
+    number_streams(module)
+    context = BatchContext(1, 0, 0, np.arange(3), torch.device("cpu"), 1, draws={})
+    with batch_context(context):
+        drawn = {name: operator() for name, operator in module.items()}
+        CoinFlip(shape=2)()
+    assert list(context.draws) == ["contrast", "flip", "CoinFlip"]
+    assert all(torch.equal(context.draws[name], values) for name, values in drawn.items())
+
+
+def test_bad_distributions_are_named():
+    for make, message in (
+        (lambda: CoinFlip(1.5), "probability is 1.5"),
+        (lambda: CoinFlip(float("nan")), "probability is nan"),
+        (lambda: Normal(0.0, -1.0), "stddev=-1.0"),
+        (lambda: Normal(float("inf")), "mean=inf"),
+        (lambda: Uniform(shape=(2, 0)), r"shape is \(2, 0\)"),
+        (lambda: Uniform(shape=-1), "shape is -1"),
+        (lambda: Uniform(dtype=torch.complex64), "dtype is torch.complex64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    assert repr(Normal(0.0, 2.0, 3, seed=5)) == "Normal(0.0, 2.0, shape=(3,), seed=5)"
+    assert repr(CoinFlip(0.25)) == "CoinFlip(0.25)"

@@ -1,5 +1,8 @@
 """Pipelines and sources that the tests of pipelines share."""
 
+import threading
+import time
+
 import numpy as np
 import torch
 from torch import nn
@@ -20,6 +23,35 @@ class Training(Pipeline):
 
 class Plain(Pipeline):
     """Without a forward, which passes on what the source gives."""
+
+
+class Counted(Pipeline):
+    """Counts its forwards, each of which takes a while."""
+
+    def __init__(self, source, *, seconds=0.0, **options):
+        super().__init__(source, **{"batch_size": 4, "num_workers": 1, "device": "cpu", **options})
+        self.seconds = seconds
+        self.forwards = 0
+        self.threads = set()
+
+    def forward(self, batch):
+        self.threads.add(threading.current_thread())
+        time.sleep(self.seconds)
+        self.forwards += 1
+        return batch
+
+
+class Draws(Pipeline):
+    """What it draws tells of seed, epoch and batch."""
+
+    def __init__(self, source, **options):
+        super().__init__(source, **{"batch_size": 4, "num_workers": 2, "device": "cpu", "seed": 11, **options})
+        self.draw = ops.Uniform(0, 1)
+
+    def forward(self, batch):
+        if 21 in numbers(batch):
+            raise ZeroDivisionError
+        return numbers(batch), self.draw().tolist(), torch.rand(2).tolist()
 
 
 def count_to(n, width=3):

@@ -67,6 +67,26 @@ def test_a_cut_jpeg_names_its_sample_and_nothing_else_is_lost(photographs):
         assert [int(label) for label in pipeline.run()[1]] == files.labels[8:12]
 
 
+def test_images_that_could_not_be_decoded_are_counted(photographs):
+    class Forgiving(Pipeline):
+        def __init__(self):
+            super().__init__(ExternalSource(source), batch_size=4, device="cpu")
+            self.first = torchdali.ops.DecodeImage(on_error="replace")
+
+        def forward(self, files):
+            return self.first(files)
+
+    def source(info):
+        if info.idx_in_epoch >= 12:
+            raise StopIteration
+        data = np.fromfile(photographs / "cat.jpg", np.uint8)
+        return data[:1000] if info.idx_in_epoch in (3, 8, 9) else data
+
+    with Forgiving() as pipeline:
+        assert [len(batch) for batch in pipeline] == [4, 4, 4]
+        assert pipeline.statistics().bad_images == 3
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [

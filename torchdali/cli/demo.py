@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = {
         "batch_size": batch_size,
         "py_num_workers": arguments.workers,
+        "stage_thread": False,  # two pipelines take turns, and the parts of the time of one have to add up
         "device_id": None if arguments.device == "cpu" else arguments.device,
         "seed": arguments.seed,
     }

@@ -8,14 +8,58 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import torch
-
 from torchdali.fn import decoders, random
-from torchdali.ops import Argument, BrightnessContrast
+from torchdali.fn.colour import (
+    brightness,
+    brightness_contrast,
+    color_twist,
+    contrast,
+    crop_mirror_normalize,
+    hsv,
+    hue,
+    normalize,
+    saturation,
+)
+from torchdali.fn.general import cast, one_hot
+from torchdali.fn.geometry import (
+    crop,
+    erase,
+    flip,
+    gaussian_blur,
+    pad,
+    random_resized_crop,
+    resize,
+    rotate,
+    warp_affine,
+)
 from torchdali.pipeline import DataNode, current_trace
 from torchdali.source import ExternalSource
 
-__all__ = ["brightness_contrast", "decoders", "external_source", "random"]
+__all__ = [
+    "brightness",
+    "brightness_contrast",
+    "cast",
+    "color_twist",
+    "contrast",
+    "crop",
+    "crop_mirror_normalize",
+    "decoders",
+    "erase",
+    "external_source",
+    "flip",
+    "gaussian_blur",
+    "hsv",
+    "hue",
+    "normalize",
+    "one_hot",
+    "pad",
+    "random",
+    "random_resized_crop",
+    "resize",
+    "rotate",
+    "saturation",
+    "warp_affine",
+]
 
 
 def external_source(
@@ -64,36 +108,6 @@ def external_source(
     if device == "cpu":
         return outputs
     return outputs.gpu() if isinstance(outputs, DataNode) else [output.gpu() for output in outputs]
-
-
-def brightness_contrast(
-    images: DataNode,
-    *,
-    brightness: DataNode | Argument = 1.0,
-    brightness_shift: DataNode | Argument = 0.0,
-    contrast: DataNode | Argument = 1.0,
-    contrast_center: DataNode | Argument | None = None,
-    dtype: torch.dtype | None = None,
-    device: Literal["cpu", "gpu"] | None = None,
-) -> DataNode:
-    """Change brightness and contrast: see :class:`torchdali.ops.BrightnessContrast`.
-
-    Each argument is a number or a node with one value a sample. ``device`` is where it is done; by default where the images
-    are.
-    """
-    given = {
-        "brightness": brightness,
-        "brightness_shift": brightness_shift,
-        "contrast": contrast,
-        "contrast_center": contrast_center,
-    }
-    nodes = {key: value for key, value in given.items() if isinstance(value, DataNode)}
-    module = BrightnessContrast(**{key: value for key, value in given.items() if key not in nodes}, dtype=dtype)  # type: ignore[arg-type]
-    trace = current_trace("brightness_contrast")
-    if device is not None and isinstance(images, DataNode):
-        _check_device("brightness_contrast", device, ("cpu", "gpu"))
-        images = images.gpu() if device == "gpu" else images.cpu()
-    return trace.call("brightness_contrast", module, images, **nodes)
 
 
 def _check_device(name: str, device: str, allowed: tuple[str, ...]) -> None:

@@ -334,8 +334,7 @@ class StagedIterator:
 
 def _record(value: Any, stream: Any) -> Any:
     """Have the allocator know that a tensor is used on a stream that it was not made on."""
-    for tensor in value if isinstance(value, TensorList) else (value,):
-        record = getattr(tensor, "record_stream", None)
-        if record is not None:
-            record(stream)
+    record = getattr(value, "record_stream", None)
+    if record is not None:
+        record(stream)
     return value

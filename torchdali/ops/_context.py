@@ -6,7 +6,7 @@ A pipeline sets it around its ``forward``. Operators used outside a pipeline fin
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["BatchContext", "batch_context", "current_batch", "describe_sample"]
+__all__ = ["BatchContext", "batch_context", "current_batch", "describe_sample", "keep_samples"]
 
 
 class BatchContext(NamedTuple):
@@ -31,6 +31,9 @@ class BatchContext(NamedTuple):
     """Of the pipeline."""
     num_threads: int
     """That CPU operators may use."""
+    draws: dict[str, torch.Tensor] | None = None
+    """Where random operators write what they drew for the batch, by their qualified name, as CPU tensors (N, ...);
+    None: nobody wants to know."""
 
 
 _current: ContextVar[BatchContext | None] = ContextVar("torchdali_batch", default=None)
@@ -49,6 +52,17 @@ def batch_context(context: BatchContext) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def keep_samples(count: int, kept: Sequence[int]) -> None:
+    """Make some samples all of the batch at hand, until the pipeline's ``forward`` ends.
+
+    What comes after draws one value a sample, and names samples by their position. Nothing happens if the batch does not have
+    ``count`` samples.
+    """
+    context = current_batch()
+    if context is not None and len(context.indices) == count:
+        _current.set(context._replace(indices=context.indices[list(kept)]))
 
 
 def describe_sample(position: int) -> str:

@@ -1,4 +1,4 @@
-"""Random operators: one draw a sample, from a generator keyed by (seed, epoch, sample).
+"""Random operators: numbers for each sample, from a generator keyed by (seed, epoch, sample).
 
 Within a pipeline a draw depends on nothing else: not on the number of workers, the size of a batch, the prefetch depth or
 what was drawn before. Outside a pipeline they draw from torch's default generator.
@@ -6,8 +6,10 @@ what was drawn before. Outside a pipeline they draw from torch's default generat
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +18,97 @@ from torch import nn
 
 from torchdali._philox import words
 from torchdali.ops._context import current_batch
+from torchdali.ops._steps import FLOATS, INTEGERS, convert
+from torchdali.ops._uncompiled import uncompiled
 
-__all__ = ["Choice", "RandomOperator", "Uniform", "number_streams"]
+__all__ = ["Choice", "CoinFlip", "Normal", "RandomOperator", "Uniform", "number_streams"]
 
 
 class RandomOperator(nn.Module, ABC):
-    """Draws a float32 for each sample.
+    """Draws a number, or an array of them, for each sample.
+
+    A subclass says by :meth:`transform` what becomes of numbers that are uniform in [0, 1). One whose draws are no such
+    function of single numbers sets :attr:`streams`, overrides :meth:`forward`, and there calls :meth:`uniforms` and
+    :meth:`record`.
 
     Args:
         seed: instead of the pipeline's.
+        shape: of what is drawn for a sample; () is one number.
+        dtype: of the draws: integers are rounded half to even and clamped. Integer, floating point or bool.
+
+    Raises:
+        ValueError: the shape has a size that is no positive integer, or there are no draws of such a type.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        seed: int | None = None,
+        *,
+        shape: int | Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
+        sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"shape is {shape!r}; it is made of positive integers, and () for one number a sample")
+        if dtype not in (*INTEGERS, *FLOATS, torch.bool):
+            raise ValueError(f"dtype is {dtype}; it is an integer, floating-point or bool type")
         self.seed = seed
+        self.shape = sizes
+        self.dtype = dtype
+        self.streams = math.prod(self.shape)
+        """How many independent sequences the operator draws from, one number of each for a sample."""
         self.stream = 0
-        """Which of the pipeline's independent sequences is drawn from; a pipeline numbers its random operators."""
+        """The first of them among the pipeline's; a pipeline numbers those of all its random operators."""
+        self.label = ""
+        """The operator's name in the pipeline, such as ``"enhance.contrast"``."""
 
     @abstractmethod
-    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Map numbers that are uniform in [0, 1), multiples of 2**-53, to the operator's distribution."""
+    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        """Map numbers that are uniform in [0, 1), multiples of 2**-53, to the operator's distribution, one by one."""
 
+    def uniforms(self, count: int | None = None, k: int = 1) -> npt.NDArray[np.float64]:
+        """Draw numbers that are uniform in [0, 1), multiples of 2**-53.
+
+        Args:
+            count: number of samples; within a pipeline that of the batch.
+            k: numbers for each sample, at most ``streams``. The first ones are the same for every ``k``.
+
+        Returns:
+            Shape (N, k). Two calls in one batch of a pipeline give the same numbers.
+
+        Raises:
+            TypeError: no count was given outside a pipeline.
+            ValueError: the batch has another number of samples, or ``k`` is not within ``streams``.
+        """
+        if not 1 <= k <= self.streams:
+            raise ValueError(
+                f"{k} numbers a sample are wanted of a {type(self).__name__} that has {self.streams} streams; set "
+                "`streams` in its constructor"
+            )
+        context = current_batch()
+        if context is None:
+            if count is None:
+                raise TypeError(
+                    "outside a pipeline a random operator needs to know how many values to draw: pass count"
+                )
+            return torch.rand(count, k, dtype=torch.float64).numpy()
+        if count is not None and count != len(context.indices):
+            raise ValueError(f"{count} draws are wanted in a batch of {len(context.indices)}; it is one draw a sample")
+        seed = context.seed if self.seed is None else self.seed
+        streams = np.arange(self.stream, self.stream + k)
+        high, low, _, _ = words(seed, context.epoch, streams, context.indices[:, None])
+        bits = (high >> np.uint64(5)) << np.uint64(26) | low >> np.uint64(6)  # 53 bits
+        values: npt.NDArray[np.float64] = bits.astype(np.float64) * 2.0**-53
+        return values
+
+    def record(self, values: torch.Tensor) -> None:
+        """Keep what was drawn for the batch at hand, where its pipeline records draws."""
+        context = current_batch()
+        if context is not None and context.draws is not None:
+            context.draws[self.label or type(self).__name__] = values
+
+    @uncompiled
     def forward(self, count: int | None = None) -> torch.Tensor:
         """Draw.
 
@@ -44,21 +116,20 @@ class RandomOperator(nn.Module, ABC):
             count: number of samples; within a pipeline that of the batch.
 
         Returns:
-            float32 CPU tensor of shape (count,).
+            CPU tensor of shape (count,) followed by ``shape``.
         """
-        context = current_batch()
-        if context is None:
-            if count is None:
-                raise TypeError(
-                    "outside a pipeline a random operator needs to know how many values to draw: pass count"
-                )
-            return torch.from_numpy(self.transform(torch.rand(count, dtype=torch.float64).numpy()))
-        if count is not None and count != len(context.indices):
-            raise ValueError(f"{count} draws are wanted in a batch of {len(context.indices)}; it is one draw a sample")
-        seed = context.seed if self.seed is None else self.seed
-        high, low, _, _ = words(seed, context.epoch, self.stream, context.indices)
-        bits = (high >> np.uint64(5)) << np.uint64(26) | low >> np.uint64(6)  # 53 bits
-        return torch.from_numpy(self.transform(bits.astype(np.float64) * 2.0**-53))
+        uniform = self.uniforms(count, self.streams)
+        drawn = torch.from_numpy(self.transform(uniform)).reshape(len(uniform), *self.shape)
+        drawn = drawn != 0 if self.dtype == torch.bool else convert(drawn, self.dtype)
+        self.record(drawn)
+        return drawn
+
+    def _repr(self, *arguments: object) -> str:
+        """What a constructor was given, for ``print``: positional arguments, and the common ones that were set."""
+        shown = [str(argument) for argument in arguments]
+        shown += [f"shape={self.shape}"] if self.shape else []
+        shown += [] if self.seed is None else [f"seed={self.seed}"]
+        return ", ".join(shown)
 
 
 class Uniform(RandomOperator):
@@ -66,26 +137,102 @@ class Uniform(RandomOperator):
 
     Args:
         low, high: the range; ``low <= high``.
-        seed: instead of the pipeline's.
+        seed, shape, dtype: as of :class:`RandomOperator`. ``high`` itself is never drawn as float32 or float64; types with
+            fewer digits and integers may round to it.
     """
 
-    def __init__(self, low: float = -1.0, high: float = 1.0, *, seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(
+        self,
+        low: float = -1.0,
+        high: float = 1.0,
+        shape: int | Sequence[int] = (),
+        *,
+        dtype: torch.dtype = torch.float32,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed, shape=shape, dtype=dtype)
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
             raise ValueError(f"the range [{low}, {high}) is not one: both ends are finite numbers and low <= high")
         self.low, self.high = float(low), float(high)
 
-    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Scale; what would round up to ``high`` becomes the number below it."""
-        values = (self.low + (self.high - self.low) * uniform).astype(np.float32)
+        kind = np.float64 if self.dtype == torch.float64 else np.float32
+        values: npt.NDArray[Any] = (self.low + (self.high - self.low) * uniform).astype(kind)
         if self.low < self.high:
-            below = np.nextafter(np.float32(self.high), np.float32(self.low))
-            values = np.where(values >= np.float32(self.high), below, values)
+            values = np.where(values >= kind(self.high), np.nextafter(kind(self.high), kind(self.low)), values)
         return values
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""
-        return f"{self.low}, {self.high}" + ("" if self.seed is None else f", seed={self.seed}")
+        return self._repr(self.low, self.high)
+
+
+class Normal(RandomOperator):
+    """Normally distributed.
+
+    One uniform number u makes one draw, mean + stddev * q(u), where q is the inverse of the standard normal distribution
+    function; the largest draws are 8.4 standard deviations from the mean.
+
+    Args:
+        mean: of the distribution.
+        stddev: its standard deviation, not negative; 0 draws the mean.
+        seed, shape, dtype: as of :class:`RandomOperator`.
+    """
+
+    def __init__(
+        self,
+        mean: float = 0.0,
+        stddev: float = 1.0,
+        shape: int | Sequence[int] = (),
+        *,
+        dtype: torch.dtype = torch.float32,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed, shape=shape, dtype=dtype)
+        if not (np.isfinite(mean) and np.isfinite(stddev) and stddev >= 0):
+            raise ValueError(f"mean={mean} and stddev={stddev}: both are finite numbers and stddev is not negative")
+        self.mean, self.stddev = float(mean), float(stddev)
+
+    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        """The quantiles; 0 has none, and stands for the half of the interval above it."""
+        quantiles = torch.special.ndtri(torch.from_numpy(np.maximum(uniform, 2.0**-54))).numpy()
+        values: npt.NDArray[Any] = self.mean + self.stddev * quantiles
+        return values
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
+        return self._repr(self.mean, self.stddev)
+
+
+class CoinFlip(RandomOperator):
+    """1 with a probability, else 0.
+
+    Args:
+        probability: of 1, from 0 to 1.
+        seed, shape, dtype: as of :class:`RandomOperator`.
+    """
+
+    def __init__(
+        self,
+        probability: float = 0.5,
+        shape: int | Sequence[int] = (),
+        *,
+        dtype: torch.dtype = torch.int32,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed, shape=shape, dtype=dtype)
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability is {probability}; it is a number from 0 to 1")
+        self.probability = float(probability)
+
+    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        """Compare."""
+        return (uniform < self.probability).astype(np.float32)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
+        return self._repr(self.probability)
 
 
 class Choice(RandomOperator):
@@ -93,27 +240,36 @@ class Choice(RandomOperator):
 
     Args:
         values: at least one number.
-        seed: instead of the pipeline's.
+        seed, shape, dtype: as of :class:`RandomOperator`.
     """
 
-    def __init__(self, values: Sequence[float], *, seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(
+        self,
+        values: Sequence[float],
+        shape: int | Sequence[int] = (),
+        *,
+        dtype: torch.dtype = torch.float32,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed, shape=shape, dtype=dtype)
         if len(values) == 0:
             raise ValueError("values is empty; there is nothing to choose from")
         self.values = tuple(float(value) for value in values)
 
-    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Pick by position."""
-        table = np.asarray(self.values, np.float32)
+        table = np.asarray(self.values, np.float64)
         return table[(uniform * len(table)).astype(np.int64)]
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""
-        return f"{list(self.values)}" + ("" if self.seed is None else f", seed={self.seed}")
+        return self._repr(list(self.values))
 
 
 def number_streams(module: nn.Module) -> None:
-    """Give each random operator within a module a sequence of its own, in the order of ``module.modules()``."""
-    operators = [child for child in module.modules() if isinstance(child, RandomOperator)]
-    for stream, operator in enumerate(operators):
-        operator.stream = stream
+    """Give each random operator within a module sequences of its own, in the order of ``module.modules()``, and its name."""
+    stream = 0
+    for name, operator in module.named_modules():
+        if isinstance(operator, RandomOperator):
+            operator.stream, operator.label = stream, name
+            stream += operator.streams

@@ -25,7 +25,8 @@ def available_cpus() -> int:
 def _executor(num_threads: int) -> ThreadPoolExecutor:
     key = (os.getpid(), num_threads)  # a forked child has none of its parent's threads
     if key not in _executors:
-        _executors[key] = ThreadPoolExecutor(num_threads, thread_name_prefix="torchdali-op")
+        # Several threads may come here at once; no lock, which a forked child could find held. It begins no thread yet.
+        _executors.setdefault(key, ThreadPoolExecutor(num_threads, thread_name_prefix="torchdali-op"))
     return _executors[key]
 
 

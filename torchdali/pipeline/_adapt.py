@@ -4,8 +4,8 @@ Operators of torchdali take a :class:`~torchdali.TensorList`. Any other module k
 transforms return what they do not know as it was. So each such module of a pipeline is adapted when the pipeline is
 built: called with a TensorList,
 
-- a torchvision v2 transform is applied image by image, so that random ones draw for each image. Their draws come from
-  torch's generator, which is seeded for each image by the pipeline's seed, the epoch and the sample, and left as it was;
+- a torchvision v2 transform is applied image by image, so that random ones draw for each image, from generators of their
+  own that are seeded for each image by the pipeline's seed, the epoch and the sample. Torch's are left as they are;
 - any other module gets one tensor (N, ...) where shapes agree, and is applied sample by sample, to (1, ...), where not.
 
 Containers that only pass on what they get are left alone; what is in them is adapted.
@@ -13,13 +13,14 @@ Containers that only pass on what they get are left alone; what is in them is ad
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from torchdali._philox import words
 from torchdali.ops import Operator, RandomOperator, current_batch
+from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.tensorlist import TensorList
 
 __all__ = ["adapt_modules"]
@@ -57,9 +58,13 @@ class _Adapted:
         if len(counts) > 1:
             raise ValueError(f"{type(self._module).__name__} was called with batches of {sorted(counts)} samples")
         results = []
-        with self._own_randomness(lists[0].device):
+        context = current_batch()
+        generators = OwnGenerators()
+        with nullcontext() if context is None else generators:
             for position in range(counts.pop()):
-                self._seed(position)
+                if context is not None:
+                    stream, index = _TRANSFORM_STREAM - self._number, int(context.indices[position])
+                    generators.seed(DrawKey(context.seed, context.epoch, stream, index))
                 result = forward(
                     self._module,
                     *(self._sample(value, position) for value in arguments),
@@ -75,17 +80,6 @@ class _Adapted:
         if not self._each:
             return sample.unsqueeze(0)
         return sample.permute(2, 0, 1) if value.layout == "HWC" else sample
-
-    def _own_randomness(self, device: torch.device) -> Any:
-        return torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=current_batch() is not None)
-
-    def _seed(self, position: int) -> None:
-        context = current_batch()
-        if context is not None:
-            a, b, _, _ = words(
-                context.seed, context.epoch, _TRANSFORM_STREAM - self._number, int(context.indices[position])
-            )
-            torch.manual_seed(a << 31 | b >> 1)
 
 
 def _dense(value: Any) -> Any:

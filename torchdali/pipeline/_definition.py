@@ -64,6 +64,8 @@ def _options(
     py_start_method: StartMethod = "fork",
     prefetch_queue_depth: int | dict[str, int] = 2,
     last_batch: Literal["drop", "partial"] = "drop",
+    stage_thread: bool = True,
+    record_draws: bool = False,
     on_worker_death: OnWorkerDeath = "raise",
 ) -> dict[str, Any]:
     """DALI's names to those of :class:`Pipeline`."""
@@ -88,6 +90,8 @@ def _options(
         "num_workers": py_num_workers,
         "prefetch": prefetch_queue_depth,
         "last_batch": last_batch,
+        "stage_thread": stage_thread,
+        "record_draws": record_draws,
         "on_worker_death": on_worker_death,
         "start_method": py_start_method,
     }
@@ -115,8 +119,8 @@ def pipeline_def(definition: Definition | None = None, **options: Any) -> Any:
         **options: ``batch_size`` (needed; also ``max_batch_size``), ``num_threads``, ``device_id`` (an index; None: the CPU;
             by default the current CUDA device where there is one; also what :class:`Pipeline` takes as ``device``),
             ``seed``, ``py_num_workers``, ``py_start_method`` (``"fork"``, ``"spawn"``, ``"zygote"``, ``"forkserver"``),
-            ``prefetch_queue_depth``, ``last_batch`` (``"drop"``, as in DALI, or ``"partial"``), ``on_worker_death`` (as of
-            :class:`Pipeline`).
+            ``prefetch_queue_depth``, ``last_batch`` (``"drop"``, as in DALI, or ``"partial"``), ``on_worker_death``,
+            ``stage_thread``, ``record_draws`` (as of :class:`Pipeline`).
             Options that only tune DALI's executor are accepted and have no effect.
 
     Raises:

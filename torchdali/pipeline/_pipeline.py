@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from torchdali.errors import PipelineStateError
-from torchdali.ops import BatchContext, available_cpus, batch_context, number_streams
+from torchdali.ops import DecodeImage, available_cpus, number_streams
 from torchdali.pipeline._adapt import adapt_modules
 from torchdali.pipeline._device import DeviceRequest, check_request, forbid_fork_after_cuda, resolve_device
 from torchdali.pipeline._pinned import PinnedMemory
+from torchdali.pipeline._produce import CLOSE_SECONDS, Turns, serial_draws
+from torchdali.pipeline._runner import Runner
 from torchdali.pipeline._statistics import PipelineStatistics, Stopwatch
 from torchdali.pool import OnWorkerDeath, StartMethod
 from torchdali.source import ExternalSource, LastBatch, Reader, SourceBatch
@@ -24,6 +25,7 @@ from torchdali.tensorlist import TensorList
 __all__ = ["Pipeline"]
 
 Source = ExternalSource | Callable[..., Any] | Iterable[Any]
+Result = TypeVar("Result")
 
 
 def _pass_on(self: nn.Module, *outputs: TensorList) -> Any:
@@ -62,6 +64,14 @@ class Pipeline(nn.Module):
     :mod:`torchdali.ops` take it as it is; any other module and torchvision transform works too, see
     ``torchdali.pipeline._adapt``. What ``forward`` returns arrives on the pipeline's device.
 
+    ``forward`` runs ahead of the consumer, in a thread and on a CUDA stream of the pipeline's own, from the first ``run`` or
+    iteration on. It runs without gradients (``torch.no_grad``) and without the consumer's autocast; torch's random functions
+    draw there from generators of the pipeline, seeded for each batch, and leave torch's own alone (NumPy's and Python's
+    generators are the process's, as ever). An exception arrives at its batch, after those before it. Changes to the module
+    hold for batches that are not yet begun; :meth:`reset` drops those that are. To train what is in the stage, or to step
+    through it with a debugger, pass ``stage_thread=False``: it then runs in the consumer's thread, on its current stream and
+    with its gradient mode, when a batch is asked for. Draws and order are the same.
+
     Args:
         source: an :class:`~torchdali.ExternalSource` or several; a bare callable is one with ``batch=False`` and a single
             output.
@@ -72,7 +82,8 @@ class Pipeline(nn.Module):
         seed: of all random draws, and of the generators that sources find in the workers; None: a random one, which
             ``pipeline.seed`` tells.
         num_threads: CPU threads for operators that run on the CPU; by default all that the process may use.
-        prefetch: batches that the workers prepare ahead.
+        prefetch: batches that the workers prepare ahead, and beyond these as many that the stage is done with ahead of the
+            consumer.
         last_batch: what becomes of samples at the end of an epoch that do not fill a batch: ``"partial"`` or ``"drop"``.
         on_worker_death: ``"raise"``: a batch of which a worker died raises :class:`~torchdali.WorkerDiedError`; ``"restart"``:
             another worker takes its place and reads its samples again, and a warning tells of it.
@@ -80,6 +91,8 @@ class Pipeline(nn.Module):
             forked any more, ``"fork"`` uses the zygote that the first pipeline started.
         pin_memory: let CUDA pin the workers' shared memory, so that batches are copied to the device asynchronously and
             straight from what the workers wrote: for data that is not decoded on the device. No effect on the CPU.
+        stage_thread: False: ``forward`` runs in the consumer's thread, when a batch is asked for.
+        record_draws: keep what random operators drew for a batch, for :attr:`last_draws`.
         name: for processes and messages; by default that of the class.
 
     Raises:
@@ -104,6 +117,8 @@ class Pipeline(nn.Module):
         on_worker_death: OnWorkerDeath = "raise",
         start_method: StartMethod = "fork",
         pin_memory: bool = False,
+        stage_thread: bool = True,
+        record_draws: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -116,14 +131,17 @@ class Pipeline(nn.Module):
         self._sources = _as_sources(source)
         self._last_batch: LastBatch = last_batch
         self._pinned = PinnedMemory() if pin_memory else None
+        self._name = name or type(self).__name__
+        self._depth = _positive("prefetch", prefetch)
         self._reader = Reader(
             self._sources,
             batch_size=self.batch_size,
             num_workers=_positive("num_workers", num_workers),
-            prefetch=_positive("prefetch", prefetch),
+            prefetch=self._depth,
             seed=self.seed,
             last_batch=last_batch,
-            name=name or type(self).__name__,
+            name=self._name,
+            around_serial=serial_draws(self.seed),
             before_fork=forbid_fork_after_cuda,
             pool_options={
                 "on_worker_death": on_worker_death,
@@ -131,8 +149,10 @@ class Pipeline(nn.Module):
                 "memory_hook": self._pinned,
             },
         )
+        self._stage_thread, self._record_draws = bool(stage_thread), bool(record_draws)
+        self._turns = Turns()
+        self._runner: Runner | None = None
         self._stopwatch: Stopwatch | None = None
-        self._counts = PipelineStatistics()
         self._state = "new"
         # An empty tensor that goes where `.to()` sends the module: it tells the pipeline's device.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
@@ -171,7 +191,18 @@ class Pipeline(nn.Module):
             self._pinned.pin()
         number_streams(self)
         adapt_modules(self)
-        self._stopwatch = Stopwatch(self._measured())
+        self._stopwatch = Stopwatch(self._measured(), cuda=self.device.type == "cuda")
+        self._runner = Runner(
+            self,
+            self._reader,
+            self._turns,
+            depth=self._depth,
+            name=self._name,
+            stage_thread=self._stage_thread,
+            record_draws=self._record_draws,
+            num_threads=self._num_threads,
+            pinned=self._pinned,
+        )
         self._state = "built"
         self._reader.prefetch()
 
@@ -179,9 +210,17 @@ class Pipeline(nn.Module):
         return self
 
     def close(self) -> None:
-        """End the workers. Batches that were delivered stay valid; the pipeline cannot be used again."""
+        """End the workers. Batches that were delivered stay valid; the pipeline cannot be used again.
+
+        A batch that the stage is at work on is waited for, though not for long: what takes longer ends by itself.
+        """
         self._state = "closed"
-        self._reader.close()
+        if self._runner is not None:
+            self._runner.stop()
+        with self._turns.patiently(CLOSE_SECONDS):
+            self._reader.close()
+        if self._runner is not None:
+            self._runner.join()
 
     def __enter__(self) -> Pipeline:
         self.start_py_workers()
@@ -206,29 +245,17 @@ class Pipeline(nn.Module):
             PipelineStateError: the pipeline is closed.
             Exception: what a source or the stage raised for this batch; the next call goes on with the next batch.
         """
-        outputs = self._next(stacklevel=3)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-    def _next(self, *, stacklevel: int) -> Any:
-        self._require_open()
-        self.build(_stacklevel=stacklevel)
-        start = time.perf_counter()
-        batch = self._reader.peek()
-        try:
-            outputs = self._run_stage(batch)
-        except Exception:
-            self._reader.advance()
-            raise
-        self._reader.advance()  # not after Ctrl-C in the stage: it will get this batch again
-        self._counts.batches += 1
-        self._counts.samples += len(batch.indices)
-        self._counts.run_seconds += time.perf_counter() - start
+        outputs: tuple[Any, ...] = self._next(stacklevel=3, as_tuple=True)
         return outputs
 
-    def _run_stage(self, batch: SourceBatch) -> Any:
-        context = BatchContext(self.seed, batch.epoch, batch.iteration, batch.indices, self.device, self._num_threads)
-        with batch_context(context):
-            return self._finish(self(*batch.outputs))
+    def _next(self, *, stacklevel: int, as_tuple: bool = False) -> Any:
+        self._require_open()
+        self.build(_stacklevel=stacklevel)
+        assert self._runner is not None
+        return self._runner.next(stacklevel=stacklevel + 1, as_tuple=as_tuple)
+
+    def _call_stage(self, batch: SourceBatch) -> Any:
+        return self._finish(self(*batch.outputs))
 
     def _finish(self, outputs: Any) -> Any:
         """Bring what ``forward`` returned to the pipeline's device."""
@@ -246,7 +273,9 @@ class Pipeline(nn.Module):
         """One epoch: what ``forward`` returns, batch by batch. Each new iteration begins at the first sample."""
         self._require_open()
         self.build(_stacklevel=2)
-        self.reset()
+        self.reset(_stacklevel=2)
+        assert self._runner is not None
+        self._runner.begin()
         return self._epoch()
 
     def _epoch(self) -> Iterator[Any]:
@@ -271,15 +300,31 @@ class Pipeline(nn.Module):
         """A pipeline is true, also where its length is not known."""
         return True
 
-    def reset(self) -> None:
+    def reset(self, *, _stacklevel: int = 1) -> None:
         """Begin the next epoch at its first sample, also in the middle of one.
 
         Nothing happens in an epoch of which nothing was taken yet. Workers that died are replaced where CUDA is not yet
-        initialised.
+        initialised. A batch that the stage is at work on is waited for, and dropped.
         """
         self._require_open()
-        if self._state == "built":
-            self._reader.reset()
+        if self._runner is not None:
+            self._runner.reset(stacklevel=_stacklevel + 1)
+
+    # --- as a module --------------------------------------------------------------------------------------------------
+
+    def _undisturbed(self, action: Callable[[], Result]) -> Result:
+        """Change the module while the stage does nothing."""
+        result = action() if self._runner is None else self._runner.undisturbed(action)
+        if self._stopwatch is not None:
+            self._stopwatch.cuda = self.device.type == "cuda"
+        return result
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        return self._undisturbed(lambda: super(Pipeline, self)._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+    def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
+        """As of any module; what is ahead already was made with the state before."""
+        return self._undisturbed(lambda: super(Pipeline, self).load_state_dict(*arguments, **keywords))
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -291,7 +336,16 @@ class Pipeline(nn.Module):
     @property
     def worker_pids(self) -> list[int]:
         """Process ids of the living workers."""
-        return self._reader.pids
+        with self._turns.door, self._turns.lock:
+            return self._reader.pids
+
+    @property
+    def last_draws(self) -> dict[str, torch.Tensor] | None:
+        """What random operators drew for the batch handed out last: CPU tensors (N, ...) by the operator's name.
+
+        None before the first batch, and without ``record_draws=True``.
+        """
+        return None if self._runner is None else self._runner.last_draws
 
     @property
     def epoch_idx(self) -> int:
@@ -300,11 +354,17 @@ class Pipeline(nn.Module):
 
     def statistics(self) -> PipelineStatistics:
         """Where the time went so far; waits for the GPU."""
-        pool = self._reader.statistics()
-        counts = PipelineStatistics(**vars(self._counts))
+        with self._turns.door, self._turns.lock:
+            pool = self._reader.statistics()
+        counts = PipelineStatistics()
+        if self._runner is not None:
+            self._runner.count(counts)
         counts.source_seconds = pool.busy_seconds
         counts.wait_seconds = pool.wait_seconds
         counts.worker_deaths = pool.deaths
+        counts.bad_images = sum(
+            module.statistics.bad_images for module in self.modules() if isinstance(module, DecodeImage)
+        )
         counts.copied_bytes = pool.copied_bytes
         counts.stage_seconds = {} if self._stopwatch is None else self._stopwatch.seconds()
         return counts

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,56 +28,81 @@ class PipelineStatistics:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     """In each operator of the device stage, by name; on a GPU its time on the stream, which runs beside the others."""
     run_seconds: float = 0.0
-    """In ``run``, all of it."""
+    """Making batches: waiting for workers and in the stage, in whichever thread."""
+    stall_seconds: float = 0.0
+    """The consumer waited in ``run`` or in iteration; next to nothing where the stage keeps ahead of it."""
+    bad_images: int = 0
+    """That decoding operators could not decode, in batches that are still ahead too."""
     worker_deaths: int = 0
     copied_bytes: int = 0
     """Arrived by a copy because shared memory was short; see :class:`torchdali.pool.PoolStatistics`."""
 
 
 class Stopwatch:
-    """Measures the direct children of a module: by events on a CUDA stream, by the clock on the CPU."""
+    """Measures the direct children of a module: by events on a CUDA stream, by the clock on the CPU.
 
-    def __init__(self, module: nn.Module) -> None:
+    The stage may run in one thread and be asked in another; and a child that somebody else calls meanwhile is measured too.
+
+    Args:
+        module: its children are measured.
+        cuda: whether by events, on the current stream of whoever calls the child.
+    """
+
+    def __init__(self, module: nn.Module, *, cuda: bool) -> None:
+        self.cuda = cuda
+        self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self._started: dict[str, Any] = {}
+        self._events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._started: dict[tuple[int, str], Any] = {}
         for name, child in module.named_children():
             child.register_forward_pre_hook(self._before(name))
             child.register_forward_hook(self._after(name))
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: Any) -> None:
-            if torch.cuda.is_initialized():
+            key = threading.get_ident(), name
+            if self.cuda:
                 event = torch.cuda.Event(enable_timing=True)
                 event.record()
-                self._started[name] = event
+                self._started[key] = event
             else:
-                self._started[name] = time.perf_counter()
+                self._started[key] = time.perf_counter()
 
         return hook
 
     def _after(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            start = self._started.pop(name, None)
+            start = self._started.pop((threading.get_ident(), name), None)
             if isinstance(start, torch.cuda.Event):
                 event = torch.cuda.Event(enable_timing=True)
                 event.record()
                 self._events.append((name, start, event))
                 self._settle()
             elif start is not None:
-                self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+                self._add(name, time.perf_counter() - start)
 
         return hook
 
-    def _settle(self, *, all_of_them: bool = False) -> None:
+    def _add(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+    def _settle(self) -> None:
         """Read the events that have happened, in order; the rest later."""
-        while self._events and (all_of_them or self._events[0][2].query()):
-            name, start, end = self._events.pop(0)
-            if all_of_them:
-                end.synchronize()
-            self._seconds[name] = self._seconds.get(name, 0.0) + start.elapsed_time(end) / 1000
+        while True:
+            try:
+                name, start, end = self._events.popleft()
+            except IndexError:
+                return
+            if not end.query():
+                self._events.appendleft((name, start, end))
+                return
+            self._add(name, start.elapsed_time(end) / 1000)
 
     def seconds(self) -> dict[str, float]:
         """Time by child so far; waits for the GPU."""
-        self._settle(all_of_them=True)
-        return dict(self._seconds)
+        for _, _, end in list(self._events):
+            end.synchronize()
+        self._settle()
+        with self._lock:
+            return dict(self._seconds)

@@ -16,13 +16,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+from torchdali._warnings import warn
 from torchdali.errors import WorkerDiedError
 from torchdali.pool._arena import Arena, MemoryHook
 from torchdali.pool._child import OwnChild
@@ -395,6 +395,4 @@ class WorkerPool:
                 if self._arena.refused is None
                 else f"the memory hook refused it: {self._arena.refused}"
             )
-            warnings.warn(
-                f"{self.name} has no shared memory left, results are copied from here on: {why}", stacklevel=4
-            )
+            warn(f"{self.name} has no shared memory left, results are copied from here on: {why}", stacklevel=4)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 import time
-import warnings
 from collections.abc import Callable
 
+from torchdali._warnings import warn
 from torchdali.errors import WorkerDiedError
 from torchdali.pool._child import Child, describe_exit, wait_for_all
 from torchdali.pool._claims import TAKING
@@ -140,7 +140,7 @@ class Recovery:
             if not self._workforce.serving(lane):
                 self._dispatch.lose_lane(lane, self.last_death)
         for text in said:  # last, since a warning may be an error
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warn(text, RuntimeWarning, stacklevel=2)
 
     def _bury(self, index: int, child: Child) -> WorkerDiedError:
         serial, position = self._workforce.claims.of(index)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -163,10 +164,21 @@ class IterableFeed(ParallelFeed):
 
 
 class SerialFeed(Feed):
-    """Any source, called here when its batch is wanted."""
+    """Any source, called here when its batch is wanted.
 
-    def __init__(self, source: ExternalSource, batch_size: int) -> None:
+    Args:
+        source, batch_size: as of any feed.
+        around: made for each batch and entered while the source is called.
+    """
+
+    def __init__(
+        self,
+        source: ExternalSource,
+        batch_size: int,
+        around: Callable[[BatchInfo], AbstractContextManager[Any]] | None = None,
+    ) -> None:
         super().__init__(source, batch_size)
+        self._around = around
         self._call: Any = source.source
         self._cycle = Cycle(source) if source.kind == "iterable" else None
 
@@ -184,7 +196,10 @@ class SerialFeed(Feed):
 
     def receive(self, ticket: Any) -> Delivery:
         """Call the source."""
-        info: BatchInfo = ticket
+        with nullcontext() if self._around is None else self._around(ticket):
+            return self._receive(ticket)
+
+    def _receive(self, info: BatchInfo) -> Delivery:
         what = f"the source {self.source.name} for {info}"
         if self.source.kind == "sample" or (self._cycle is not None and not self.source.batch):
             samples: list[tuple[torch.Tensor, ...]] = []

@@ -11,16 +11,17 @@ a batch is kept, and the next call waits for the rest; what was looked at and no
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from torchdali._warnings import warn
 from torchdali.errors import WorkerDiedError
-from torchdali.pool import DEFAULT_BYTES_PER_ITEM, PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.pool import DEFAULT_BYTES_PER_ITEM, Job, PoolStatistics, WorkerPool, deferred_interrupt
 from torchdali.source._call import worker_function
 from torchdali.source._external import ExternalSource
 from torchdali.source._feed import Delivery, Feed, IterableFeed, ParallelFeed, SerialFeed
@@ -65,6 +66,7 @@ class Reader:
             a short batch, ``"drop"`` drops them with a warning. A short batch that a source made itself is delivered.
         name: for processes and messages.
         before_fork: called before workers are forked; it may raise to forbid it.
+        around_serial: made for each batch that a source makes in this process, and entered meanwhile.
         pool_options: further arguments of :class:`~torchdali.pool.WorkerPool`.
     """
 
@@ -79,6 +81,7 @@ class Reader:
         last_batch: LastBatch,
         name: str,
         before_fork: Callable[[], None] | None = None,
+        around_serial: Callable[[BatchInfo], AbstractContextManager[Any]] | None = None,
         pool_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.batch_size = batch_size
@@ -106,7 +109,7 @@ class Reader:
         self._feeds: list[Feed] = []
         for source in sources:
             if self._pool is None or not source.parallel:
-                self._feeds.append(SerialFeed(source, batch_size))
+                self._feeds.append(SerialFeed(source, batch_size, around_serial))
                 continue
             function = parallel.index(source)
             if source.kind == "iterable":
@@ -180,6 +183,27 @@ class Reader:
             if self._ready is None and (not self._pending or None in self._pending[0].tickets):
                 raise
 
+    def wait(self, seconds: float) -> str:
+        """Wait until :meth:`peek` need not wait for workers, or for so long for each source.
+
+        Returns:
+            What is waited for, for people; empty when ``peek`` need not wait.
+        """
+        if self._ready is not None or self._ended:
+            return ""
+        with contextlib.suppress(WorkerDiedError):  # peek() raises it
+            self._prefetch_if_possible()
+        if not self._pending:
+            return ""
+        pending = self._pending[0]
+        for ticket in pending.tickets[len(pending.deliveries) :]:
+            if isinstance(ticket, Job) and self._pool is not None:
+                try:
+                    self._pool.wait([ticket], timeout=seconds)
+                except TimeoutError as error:
+                    return str(error).partition("; ")[2]
+        return ""
+
     def next(self) -> SourceBatch:
         """The next batch: :meth:`peek` and :meth:`advance`."""
         batch = self.peek()
@@ -242,6 +266,10 @@ class Reader:
         self._ended = self._restarts = self._told = False
         self.prefetch()
 
+    def revive(self) -> None:
+        """Replace the workers that have died, where that is still allowed."""
+        self._revive()
+
     def _revive(self) -> None:
         if self._pool is None or not self._pool.started:
             return
@@ -250,7 +278,7 @@ class Reader:
         except RuntimeError as error:
             if not self._pool.pids:
                 raise
-            warnings.warn(f"going on with {len(self._pool.pids)} workers, others have died: {error}", stacklevel=4)
+            warn(f"going on with {len(self._pool.pids)} workers, others have died: {error}", stacklevel=4)
 
     def _drop(self, pending: _Pending) -> None:
         for number in range(len(pending.deliveries), len(pending.tickets)):
@@ -275,7 +303,7 @@ class Reader:
             )
             if count and self._last_batch == "drop":
                 first = iteration * self.batch_size
-                warnings.warn(
+                warn(
                     f"{count} samples at the end of the epoch (from index {first} on) do not fill a batch of "
                     f'{self.batch_size} and are dropped; last_batch="partial" delivers them',
                     stacklevel=5,

@@ -1,0 +1,126 @@
+"""The decoders on a GPU: the same results as on the CPU for each file, whichever decoder and whatever its neighbours."""
+
+import gc
+
+import pytest
+import torch
+
+from tests.helpers import read_bytes
+from tests.ops.decode.oddities import encoded, oddities, picture, tensor, with_bad_tables
+from tests.ops.decode.table import NOT_RUN, ON_CUDA, cuda_cell, read_table, write_column, write_is_wanted
+from torchdali import DecodeError, JpegFolder
+from torchdali.ops import DecodeCrop, DecodeImage
+from torchdali.ops.decode._select import _ON_CUDA
+
+pytestmark = pytest.mark.gpu
+
+THERE = [candidate.name for candidate in _ON_CUDA if candidate.is_there()]
+
+
+@pytest.fixture(params=ON_CUDA)
+def decoder(request):
+    if request.param not in THERE:
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
+
+
+def mean_difference(image, expected):
+    return (image.cpu().int() - expected.cpu().int()).abs().float().mean().item()
+
+
+def test_the_table_says_what_happens_on_cuda(decoder, monkeypatch):
+    """TORCHDALI_WRITE_DOCS=1 writes it anew."""
+    happens = {name: cuda_cell(data, decoder, monkeypatch) for name, data in oddities().items()}
+    print(f"{decoder}: {happens}")
+    assert all(cell.startswith("the same") for cell in happens.values())
+    column = f"CUDA, {decoder}"
+    if write_is_wanted():
+        write_column(column, happens)
+    documented = {name: cells[column] for name, cells in read_table().items()}
+    assert documented == happens or set(documented.values()) == {NOT_RUN}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "GRAY", "UNCHANGED"])
+def test_files_that_break_decoders_give_the_cpu_s_pixels_or_its_error(decoder, mode, odd_folder):
+    for path in sorted(odd_folder.glob("*.jpg")):
+        try:
+            (expected,) = DecodeImage(mode)([read_bytes(path)])
+        except DecodeError as error:
+            with pytest.raises(DecodeError) as caught:
+                DecodeImage(mode, device="cuda", decoder=decoder)([read_bytes(path)])
+            assert str(caught.value) == str(error)
+            continue
+        (image,) = DecodeImage(mode, device="cuda", decoder=decoder)([read_bytes(path)])
+        assert image.shape == expected.shape, path.name
+        assert mean_difference(image, expected) < 3.0, path.name
+
+
+@pytest.mark.parametrize("orientation", [True, False])
+def test_photographs_are_as_on_the_cpu(decoder, image_folder, orientation):
+    files = [read_bytes(path) for path in JpegFolder(image_folder).files[:64]]
+    on_gpu = DecodeImage(device="cuda", decoder=decoder, apply_exif_orientation=orientation)(files)
+    on_cpu = DecodeImage(apply_exif_orientation=orientation)(files)
+    assert on_gpu.device == torch.device("cuda", torch.cuda.current_device())
+    assert on_gpu.shape() == on_cpu.shape()
+    worst = max(mean_difference(image, expected) for image, expected in zip(on_gpu, on_cpu, strict=True))
+    print(f"{decoder}: mean difference of the worst image {worst:.3f}")
+    assert worst < 3.0
+
+
+def test_a_bad_image_costs_the_others_nothing(decoder):
+    good = [tensor(encoded(picture(64 + n, 48), quality=95)) for n in range(7)]
+    bad = tensor(with_bad_tables(encoded(picture())))
+    cut = good[0][: len(good[0]) // 2]
+    expected = DecodeImage(device="cuda", decoder=decoder)(good)
+    batch = [*good[:3], bad, *good[3:], cut]
+    with pytest.raises(DecodeError, match="sample 3 of the batch"):
+        DecodeImage(device="cuda", decoder=decoder)(batch)
+    decode = DecodeImage(device="cuda", decoder=decoder, on_error="skip")
+    images, labels = decode(batch, torch.arange(9, device="cuda"))
+    assert labels.tolist() == [0, 1, 2, 4, 5, 6, 7]
+    assert all(torch.equal(image, alone) for image, alone in zip(images, expected, strict=True))
+    replaced = DecodeImage(device="cuda", decoder=decoder, on_error="replace")(batch)
+    assert replaced.device.type == "cuda"
+    assert not replaced[3].any()
+    assert not replaced[8].any()
+    assert replaced.shape()[8] == (3, 48, 64)
+
+
+def test_parts_are_views_of_what_was_decoded(decoder):
+    file = tensor(encoded(picture()))
+    (whole,) = DecodeImage(device="cuda", decoder=decoder)([file])
+    (part,) = DecodeCrop((20, 30), device="cuda", decoder=decoder)([file])
+    assert torch.equal(part, whole[:, 22:42, 33:63])
+    assert part._base is not None
+
+
+@pytest.mark.slow
+def test_none_of_many_small_batches_is_spoilt_by_pending_kernels(decoder):
+    """Kernels that were queued before write to memory that has been given back: what is decoded there must come after."""
+    batches = 10_000
+    files = [tensor(encoded(picture(64, 48 + n), quality=80)) for n in range(2)]
+    decode = DecodeImage(device="cuda", decoder=decoder)
+    expected = [image.clone() for image in decode(files)]
+    spoilt = torch.zeros((), dtype=torch.int64, device="cuda")
+    for _ in range(batches):
+        blocks = [torch.empty(image.numel(), dtype=torch.uint8, device="cuda") for image in expected]
+        torch.cuda._sleep(20_000)
+        for block in blocks:
+            block.fill_(77)
+        del blocks, block
+        images = decode(files)
+        spoilt += sum((image != other).any() for image, other in zip(images, expected, strict=True))
+        del images
+    assert spoilt.item() == 0
+
+
+def test_decoded_images_outlive_the_decoder(decoder):
+    decode = DecodeImage(device="cuda", decoder=decoder)
+    file = tensor(encoded(picture()))
+    (image,) = decode([file])
+    before = image.clone()
+    del decode
+    gc.collect()
+    (again,) = DecodeImage(device="cuda", decoder=decoder)([file])
+    assert torch.equal(image, before)
+    assert torch.equal(image, again)

@@ -1,0 +1,37 @@
+"""Runs the tests of kernels.py where they can be run: in Triton's interpreter, and on a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+TESTS = Path(__file__).with_name("kernels.py")
+
+
+def outcome(**environment):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False
+    )
+    print(done.stdout[-4000:])
+    return done
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled where there is a GPU")
+def test_kernels_do_what_the_definitions_say_in_the_interpreter():
+    done = outcome(TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_kernels_do_what_the_definitions_say_on_the_gpu():
+    done = outcome()
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -1,0 +1,83 @@
+"""What a decoder is, and what is known of a file before it is decoded.
+
+A decoder takes whole files, with what :func:`~torchdali.ops.decode._inspect.inspect` found in them, and gives pixels as they
+are stored: turning images upright, cropping and the policy for bad images are not its business, so they are the same
+whichever decoder is used.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+
+__all__ = ["CannotDecodeError", "Decoder", "ImageInfo", "Mode", "Result"]
+
+Mode: TypeAlias = Literal["RGB", "GRAY", "UNCHANGED"]
+
+Result: TypeAlias = "torch.Tensor | CannotDecodeError"
+"""Of one image: uint8, (C, H, W), as stored; or why there is none."""
+
+
+class ImageInfo(NamedTuple):
+    """What a file says about itself."""
+
+    format: Literal["JPEG", "PNG", "WebP", "GIF", "AVIF"]
+    height: int
+    """As stored, before the orientation is applied."""
+    width: int
+    channels: int
+    """That mode UNCHANGED gives: 1 gray, 2 gray and alpha, 3 colour, 4 colour and alpha, or CMYK."""
+    orientation: int = 1
+    """Exif orientation, 1 to 8; 1 is upright."""
+    suits_engine: bool = False
+    """A JPEG of the kinds that decoders on a GPU take; what else there is, the CPU decodes."""
+    exif: tuple[tuple[int, int], ...] = ()
+    """Where a JPEG's Exif segments begin and end."""
+
+    def size_upright(self, *, apply_orientation: bool) -> tuple[int, int]:
+        """Height and width of the result."""
+        turned = apply_orientation and self.orientation >= 5
+        return (self.width, self.height) if turned else (self.height, self.width)
+
+    def channels_in(self, mode: Mode) -> int:
+        """Channels of the result."""
+        return {"RGB": 3, "GRAY": 1, "UNCHANGED": self.channels}[mode]
+
+
+class CannotDecodeError(ValueError):
+    """A file is no image, not all of one, or of a kind that is not decoded; the message says which.
+
+    Attributes:
+        info: what the header says, where at least that could be read.
+    """
+
+    def __init__(self, message: str, info: ImageInfo | None = None) -> None:
+        super().__init__(message)
+        self.info = info
+
+
+class Decoder(ABC):
+    """Turns files into pixels."""
+
+    name: str
+    """As it is chosen by."""
+
+    @abstractmethod
+    def decode(
+        self, files: Sequence[torch.Tensor], infos: Sequence[ImageInfo], mode: Mode, device: torch.device
+    ) -> list[Result]:
+        """Decode a batch.
+
+        Args:
+            files: one-dimensional uint8 CPU tensors, each a whole file that was inspected.
+            infos: what was found in them.
+            mode: channels of the results: ``"RGB"`` 3, ``"GRAY"`` 1, ``"UNCHANGED"`` as stored.
+            device: of the results; a CUDA device has an index.
+
+        Returns:
+            For each file its pixels, uint8 of shape (C, H, W) on the device, as they are stored; or why there are none. A
+            file that cannot be decoded costs no other file anything.
+        """

@@ -1,0 +1,116 @@
+"""From the stage's thread to the consumer: a CUDA stream, and whose turn it is on the device.
+
+The stage works on a stream of its own. After a batch it records an event there; the consumer's current stream waits for it,
+on the device, while neither thread does. The outputs' memory came from the stage's stream, so the allocator is told that the
+consumer's stream uses it (``record_stream``): it is given to a later batch only when what the consumer had queued until it
+let go of it is done.
+
+In the other direction little has to be waited for: the stage reads nothing that the training writes, but its own parameters.
+It waits for what the consumer's stream was to do by then when the pipeline is built, moved by ``.to()``, loaded by
+``load_state_dict``, and reset; to wait before every batch would put each one behind a step of the training.
+
+Source: PyTorch, "CUDA semantics" (streams) and ``torch.Tensor.record_stream``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchdali.tensorlist import TensorList
+
+__all__ = ["Handover", "batches_in"]
+
+
+class Handover:
+    """Of one pipeline.
+
+    Args:
+        device: of the stage. Where it is the CPU nothing here touches CUDA.
+        default_device: torch's, where the pipeline is built: the stage has the same.
+    """
+
+    def __init__(self, device: torch.device, default_device: torch.device) -> None:
+        self._default_device = default_device
+        self._befores: deque[Any] = deque()
+        self.stream: torch.cuda.Stream | None = None
+        self.move(device)
+
+    def move(self, device: torch.device) -> None:
+        """To another device; while the stage does nothing."""
+        self.device = device
+        if device.type != "cuda":
+            self.stream = None
+        elif self.stream is None or self.stream.device != device:
+            self.stream = torch.cuda.Stream(device)
+        self.synchronize()
+
+    # --- in the consumer's thread -------------------------------------------------------------------------------------
+
+    def synchronize(self) -> None:
+        """Have the next batch wait for what the current stream is to do by now."""
+        if self.stream is not None:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self.device))
+            self._befores.append(event)
+
+    def receive(self, outputs: Any, event: Any) -> None:
+        """Make a batch ready for use on the current stream."""
+        if event is None:
+            return
+        device, recorded = event
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(recorded)
+        for batch in batches_in(outputs):
+            if batch.device.type == "cuda":
+                batch.record_stream(stream)
+
+    # --- in the stage's thread ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[None]:
+        """Context in which the stage works: no gradients, its device and stream."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self._default_device.type != "cpu":
+                stack.enter_context(self._default_device)
+            if self.stream is not None:
+                stack.enter_context(torch.cuda.device(self.device))
+                stack.enter_context(torch.cuda.stream(self.stream))
+                while self._befores:
+                    self.stream.wait_event(self._befores.popleft())
+            yield
+
+    def finished(self) -> Any:
+        """The device, and an event there after all that the stage has begun; None on the CPU."""
+        if self.stream is None:
+            return None
+        event = torch.cuda.Event()
+        event.record(self.stream)
+        return self.device, event
+
+
+def batches_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor | TensorList]:
+    """Each tensor and TensorList in containers and in the attributes of other objects."""
+    if isinstance(value, (torch.Tensor, TensorList)):
+        yield value
+        return
+    if value is None or isinstance(value, (str, bytes, int, float, complex, nn.Module)) or callable(value):
+        return
+    seen = set() if _seen is None else _seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        parts: Any = value.values()
+    elif isinstance(value, (tuple, list, set, frozenset, deque)):
+        parts = value
+    else:
+        parts = getattr(value, "__dict__", {}).values()
+    for part in parts:
+        yield from batches_in(part, seen)

@@ -1,0 +1,175 @@
+"""One batch of a pipeline: from the reader through the stage, in whichever thread.
+
+The reader belongs to who makes batches. Others look at it for a moment (counters, process ids) or end it: :class:`Turns`
+has them wait for a fraction of a second, not until there is a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+
+from torchdali._warnings import collected_warnings
+from torchdali.ops import BatchContext, batch_context
+from torchdali.ops._generators import DrawKey, OwnGenerators
+from torchdali.pipeline._ahead import Outcome
+from torchdali.pipeline._handover import Handover
+from torchdali.source import BatchInfo, Reader, SourceBatch
+
+__all__ = ["Producer", "Stage", "Turns", "serial_draws"]
+
+WAIT_SECONDS = 0.05
+"""How long the thread waits for workers before it sees whether somebody else wants the reader, or it shall end."""
+
+CLOSE_SECONDS = 1.0
+"""How long closing waits for a source that works in this process."""
+
+_FORWARD_STREAM, _SERIAL_STREAM = 0xFFFF0000, 0xFFFF0001
+"""Of random draws. Operators count theirs from 0, adapted modules from the other end downwards."""
+
+
+class Stage(Protocol):
+    """What a producer needs of a pipeline."""
+
+    seed: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def _call_stage(self, batch: SourceBatch) -> Any: ...
+
+
+class Turns:
+    """A lock that who waits for gets next, also when its holder wants it back at once."""
+
+    def __init__(self) -> None:
+        self.door = threading.Lock()
+        self.lock = threading.Lock()
+        # `with turns.door, turns.lock:` is for those who wait; nothing in Python lies between the two, where Ctrl-C could
+        # come and leave one of them locked.
+
+    @contextlib.contextmanager
+    def often(self) -> Iterator[None]:
+        """Context for who holds it most of the time: the stage's thread, which Ctrl-C does not reach."""
+        with self.door:
+            pass
+        with self.lock:
+            yield
+
+    @contextlib.contextmanager
+    def patiently(self, seconds: float) -> Iterator[None]:
+        """Context that is entered after so long whether it is free or not."""
+        held = self.lock.acquire(timeout=seconds)
+        try:
+            yield
+        finally:
+            if held:
+                self.lock.release()
+
+
+def serial_draws(seed: int) -> Callable[[BatchInfo], AbstractContextManager[Any]]:
+    """What sources that work in this process draw from, by the batch, in the place of torch's generators."""
+
+    def draws(info: BatchInfo) -> OwnGenerators:
+        return OwnGenerators(DrawKey(seed, info.epoch_idx, _SERIAL_STREAM, info.iteration))
+
+    return draws
+
+
+class Producer:
+    """Makes a pipeline's batches, one after the other.
+
+    Args:
+        pipeline: is called with them; not kept alive.
+        reader: has them.
+        turns: for the reader.
+        handover: of batches that are made in a thread; None: they are made where they are wanted.
+        num_threads: as of :class:`~torchdali.ops.BatchContext`.
+        record_draws: whether outcomes tell what random operators drew.
+    """
+
+    def __init__(
+        self,
+        pipeline: Stage,
+        reader: Reader,
+        turns: Turns,
+        handover: Handover | None,
+        *,
+        num_threads: int,
+        record_draws: bool,
+    ) -> None:
+        self._pipeline = weakref.ref(pipeline)
+        self._reader = reader
+        self._turns = turns
+        self._handover = handover
+        self._num_threads = num_threads
+        self._record_draws = record_draws
+        self._generators = OwnGenerators()
+        self.seconds = 0.0
+        """That it took to make batches."""
+        self._doing = ""
+        self._warnings: list[tuple[str, type[Warning]]] = []
+        """That no outcome has carried yet."""
+
+    def doing(self) -> str:
+        """What is going on, for people."""
+        return self._doing or "the stage is at work"
+
+    def make(self) -> Outcome | None:
+        """One attempt at a batch; None if workers are not done with it and this is a thread that has more to look after."""
+        start = time.perf_counter()
+        with collected_warnings() as warnings:
+            outcome = self._make()
+        self.seconds += time.perf_counter() - start
+        self._warnings += warnings
+        if outcome is not None and self._warnings:
+            outcome = outcome._replace(warnings=tuple(self._warnings))
+            self._warnings.clear()
+        return outcome
+
+    def _make(self) -> Outcome | None:
+        try:
+            with nullcontext() if self._handover is None else self._turns.often():
+                if self._handover is not None:
+                    self._doing = self._reader.wait(WAIT_SECONDS)
+                    if self._doing:
+                        return None
+                batch = self._reader.peek()
+        except StopIteration:
+            return Outcome(error=StopIteration(), last=True)  # without a traceback, which would refer to all this
+        except Exception as error:
+            return Outcome(error=error)
+        pipeline = self._pipeline()
+        if pipeline is None:  # dropped meanwhile; nobody will see this
+            return Outcome(error=StopIteration(), last=True)
+        outcome = self._through_stage(pipeline, batch)
+        self._reader.advance()  # not after Ctrl-C in the stage, which comes as an exception: it will get this batch again
+        return outcome
+
+    def _through_stage(self, pipeline: Stage, batch: SourceBatch) -> Outcome:
+        draws: dict[str, torch.Tensor] | None = {} if self._record_draws else None
+        context = BatchContext(
+            pipeline.seed, batch.epoch, batch.iteration, batch.indices, pipeline.device, self._num_threads, draws
+        )
+        self._generators.seed(DrawKey(pipeline.seed, batch.epoch, _FORWARD_STREAM, batch.iteration))
+        event = None
+        try:
+            with nullcontext() if self._handover is None else self._handover.stage():
+                with batch_context(context), self._generators:
+                    outputs = pipeline._call_stage(batch)
+                if self._handover is not None:
+                    event = self._handover.finished()
+        except StopIteration as stop:
+            error = RuntimeError("the pipeline's forward raised StopIteration, which would end the epoch in silence")
+            error.__cause__ = stop
+            return Outcome(error=error)
+        except Exception as raised:
+            return Outcome(error=raised)
+        return Outcome(outputs, samples=len(batch.indices), event=event, draws=draws)

@@ -1,0 +1,176 @@
+"""How a built pipeline comes to its batches: with a thread that runs ahead, or in the consumer's."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from torchdali._warnings import collected_warnings
+from torchdali.pipeline._ahead import Ahead, Outcome
+from torchdali.pipeline._handover import Handover
+from torchdali.pipeline._pinned import PinnedMemory
+from torchdali.pipeline._produce import Producer, Stage, Turns
+from torchdali.pipeline._statistics import PipelineStatistics
+from torchdali.pool import deferred_interrupt
+from torchdali.source import Reader
+
+__all__ = ["Runner"]
+
+Result = TypeVar("Result")
+
+
+class Runner:
+    """Hands out the batches of a pipeline.
+
+    Args:
+        pipeline: not kept alive.
+        reader: of the pipeline.
+        turns: for looking at the reader.
+        depth: batches that are made ahead.
+        name: for messages.
+        stage_thread, record_draws, num_threads, pinned: as of the pipeline.
+    """
+
+    def __init__(
+        self,
+        pipeline: Stage,
+        reader: Reader,
+        turns: Turns,
+        *,
+        depth: int,
+        name: str,
+        stage_thread: bool,
+        record_draws: bool,
+        num_threads: int,
+        pinned: PinnedMemory | None,
+    ) -> None:
+        self._pipeline = weakref.ref(pipeline)
+        self._reader = reader
+        self._depth = depth
+        self._name = name
+        self._pinned = pinned
+        self._handover = Handover(pipeline.device, torch.get_default_device()) if stage_thread else None
+        self._pin_for_stream()
+        self._producer = Producer(
+            pipeline, reader, turns, self._handover, num_threads=num_threads, record_draws=record_draws
+        )
+        self._ahead: Ahead | None = None
+        self._context = contextvars.copy_context()
+        self._asked = False
+        """Something of this epoch was asked for."""
+        self._batches = self._samples = 0
+        self._stall_seconds = 0.0
+        self.last_draws: dict[str, torch.Tensor] | None = None
+        """Of the batch handed out last."""
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Run ahead, if that is to be; called again it does nothing."""
+        if self._ahead is None and self._handover is not None:
+            owner = self._pipeline()
+            make, doing = self._producer.make, self._producer.doing
+            self._ahead = Ahead(owner, make, self._depth, name=self._name, context=self._context, doing=doing)
+
+    def next(self, *, stacklevel: int, as_tuple: bool) -> Any:
+        """What the stage makes of the next batch; a warning points to ``stacklevel`` as of ``warnings.warn``."""
+        start = time.perf_counter()
+        outcome = self._outcome()
+        for number, (text, category) in enumerate(outcome.warnings, 1):
+            if self._ahead is not None:  # should the warning be an error, the batch comes after it
+                self._ahead.told(outcome, number)
+            warnings.warn(text, category, stacklevel=stacklevel + 1)
+        error, outputs = outcome.error, outcome.outputs
+        if error is None:
+            if self._handover is not None:
+                self._handover.receive(outputs, outcome.event)
+            if as_tuple and not isinstance(outputs, tuple):
+                outputs = (outputs,)
+            self.last_draws = outcome.draws
+            self._batches += 1
+            self._samples += outcome.samples
+        self._stall_seconds += time.perf_counter() - start
+        del outcome
+        if self._ahead is not None:
+            self._ahead.advance()  # last, since Ctrl-C would lose the batch from here on
+        if error is None:
+            return outputs
+        try:
+            raise error
+        finally:
+            del error  # whose traceback refers to this call
+
+    def _outcome(self) -> Outcome:
+        if self._handover is not None:
+            self._asked = True
+            self.begin()
+            assert self._ahead is not None
+            return self._ahead.peek()
+        outcome = self._producer.make()
+        assert outcome is not None, "it waits where it has nothing else to look after"
+        return outcome
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def reset(self, *, stacklevel: int) -> None:
+        """Begin the next epoch, unless nothing was asked for in this one."""
+        with collected_warnings() as collected:
+            if self._ahead is None:
+                self._reader.reset()
+            else:
+                self._ahead.alone(self._begin_again)
+        for text, category in collected:
+            warnings.warn(text, category, stacklevel=stacklevel + 1)
+
+    def _begin_again(self) -> None:
+        assert self._ahead is not None
+        if not self._asked:  # what is ahead is this epoch's beginning
+            self._reader.revive()
+            return
+        with deferred_interrupt():
+            self._reader.reset()
+            self._ahead.forget()
+            self._asked = False
+            if self._handover is not None:
+                self._handover.synchronize()
+
+    def undisturbed(self, action: Callable[[], Result]) -> Result:
+        """Change the pipeline while the stage does nothing."""
+
+        def change() -> Result:
+            result = action()
+            pipeline = self._pipeline()
+            if self._handover is not None and pipeline is not None:
+                self._handover.move(pipeline.device)
+                self._pin_for_stream()
+            return result
+
+        return change() if self._ahead is None else self._ahead.alone(change)
+
+    def _pin_for_stream(self) -> None:
+        if self._pinned is not None and self._handover is not None and self._handover.stream is not None:
+            self._pinned.record_stream(self._handover.stream)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Make no more batches."""
+        if self._ahead is not None:
+            self._ahead.stop()
+
+    def join(self) -> None:
+        """Wait for what is being made, though not for long, and drop it."""
+        if self._ahead is not None:
+            self._ahead.join()
+
+    def count(self, statistics: PipelineStatistics) -> None:
+        """Fill in what is known here."""
+        statistics.batches, statistics.samples = self._batches, self._samples
+        statistics.stall_seconds = self._stall_seconds
+        statistics.run_seconds = self._producer.seconds
