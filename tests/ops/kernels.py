@@ -264,6 +264,35 @@ def test_training_s_chain_is_one_launch_and_the_same(device, interleaved, monkey
     assert launches(monkeypatch, steps, images) == 1
 
 
+def test_flips_and_crops_join_the_resize_beside_them(device, monkeypatch):
+    images = photographs(device)
+    sizes = np.array([shape[1:] for shape in SHAPES])
+    flip = np.array([[n % 2 == 0, n > 1] for n in range(COUNT)])
+
+    def turned(size):
+        return Resample(np.concatenate([size * 0, size], 1), size, flip)
+
+    small = np.tile([9 * SCALE, 10 * SCALE], (COUNT, 1))
+    crop = np.array([[2, 1, 8, 9], [0, 0, 11, 3], [0, 0, 1, 1], [3, 3, 9, 9]]) * SCALE
+    crop[2] = [0, 0, 1, 1]
+    no_flip = np.zeros((COUNT, 2), bool)
+    cropped = Resample(crop, crop[:, 2:], no_flip)
+    inside = np.array([[1, 2, 5, 6], [3, 0, 7, 3], [0, 0, 1, 1], [0, 4, 9, 5]]) * SCALE
+    inside[2] = [0, 0, 1, 1]
+    chains = {
+        "a flip after a resize": [resized(), turned(small)],
+        "a flip after a change of colour": [resized(), contrast(), turned(small), contrast()],
+        "a flip before anything else": [contrast(), turned(sizes), contrast()],
+        "a resize of a part of a crop": [cropped, Resample(inside, small, no_flip)],
+    }
+    for name, steps in chains.items():
+        largest, differing = differences(steps, images)
+        assert largest <= 4, name
+        assert differing < 0.1, name
+        assert launches(monkeypatch, steps, images) == 1, name
+    assert launches(monkeypatch, [resized(), Resample(inside * 0 + [0, 0, 3, 3], small, no_flip)], images) == 2
+
+
 def test_more_than_three_colours_are_two_launches(device, monkeypatch):
     images = photographs(device)
     steps = [resized(name="nearest"), contrast(), mixing(), contrast(), normalise(torch.float32)]

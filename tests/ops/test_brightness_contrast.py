@@ -161,7 +161,7 @@ def test_arrays_and_tensors_of_values_are_printed():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32, torch.float16])
-def test_the_gpu_gives_the_same_to_the_last_bit(dtype):
+def test_the_gpu_gives_the_same_but_for_the_last_bit_of_float32(dtype):
     generator = torch.Generator().manual_seed(3)
     images = [torch.randint(0, 256, (3, h, w), generator=generator).to(dtype) for h, w in ((33, 17), (8, 100), (1, 1))]
     contrasts = [1.2345, 0.3, 2.9]
@@ -170,4 +170,4 @@ def test_the_gpu_gives_the_same_to_the_last_bit(dtype):
     assert isinstance(on_gpu, TensorList)
     assert on_gpu.device.type == "cuda"
     for ours, theirs in zip(on_gpu.as_cpu(), on_cpu, strict=True):
-        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=2**-22 if dtype == torch.float32 else 0, atol=0)

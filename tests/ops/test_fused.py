@@ -40,7 +40,7 @@ def test_it_is_its_operators_one_after_the_other_draws_included(layout):
 def test_integers_are_rounded_between_its_operators():
     images = batch((4, 5))
     halves = ops.Fused(ops.BrightnessContrast(brightness=0.5), ops.BrightnessContrast(brightness=2.0))
-    expected = ((images[0].double() * 0.5).round() * 2.0).to(torch.uint8)
+    expected = ((images[0].double() * 0.5).round() * 2.0).clamp(max=255).to(torch.uint8)
     assert torch.equal(halves(images)[0], expected)
 
 
@@ -48,7 +48,7 @@ def test_sizes_that_one_makes_are_those_the_next_one_gets():
     images = batch(*SIZES)
     chain = ops.Fused(ops.Resize(resize_shorter=20), ops.Crop((16, 12)))
     assert chain(images).shape() == [(3, 16, 12)] * 3
-    with pytest.raises(ValueError, match="30"):
+    with pytest.raises(ValueError, match="columns -3 to 27"):
         ops.Fused(ops.Resize(resize_shorter=20), ops.Crop((30, 30)))(images)
 
 

@@ -64,7 +64,7 @@ def test_pixels_that_are_computed_differ_by_rounding_at_most(operator):
         for given in (images, interleaved(images)):
             for here, there in on_both(operator, given):
                 difference = (here.double() - there.double()).abs()
-                assert difference.max() <= (1 if dtype == torch.uint8 else 1e-3)
+                assert difference.max() <= (1 if dtype == torch.uint8 else 5e-3)
                 if dtype == torch.uint8 and here.numel() > 500:
                     assert (difference > 0).double().mean() < 0.1
 

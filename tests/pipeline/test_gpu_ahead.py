@@ -24,7 +24,7 @@ def counting(batches):
             raise StopIteration
         return [np.float32([info.iteration])] * 2
 
-    return ExternalSource(source, batch=True, parallel=False)
+    return ExternalSource(source, batch=True, batch_info=True, parallel=False)
 
 
 class Filled(Pipeline):

@@ -272,9 +272,11 @@ def test_pinned_batches_are_one_buffer_and_arrive_without_waiting():
 def test_a_stream_that_is_recorded_keeps_memory_from_being_used_again():
     batch = TensorList.from_flat(torch.ones(1 << 20, device="cuda"), [(1 << 19,), (1 << 19,)])
     address, stream = int(batch.pointers[0]), torch.cuda.Stream()
+    batch[0].sum()  # a kernel is loaded at its first use, which would wait for the one that is to take long
+    torch.cuda.synchronize()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(200_000_000)
+        torch.cuda._sleep(1_000_000_000)
         total = batch[0].sum()
     batch.record_stream(stream)
     del batch

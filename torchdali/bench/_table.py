@@ -12,9 +12,9 @@ from torchdali.bench._measure import WorkloadResult
 from torchdali.bench._overheads import DESCRIPTORS_BAR, RESTART_BAR, Overheads
 from torchdali.bench._summary import Summary
 
-__all__ = ["Machine", "as_dict", "as_text"]
+__all__ = ["INDENT", "Machine", "aligned", "as_dict", "as_text", "counted"]
 
-_INDENT = "  "
+INDENT = "  "
 _GAP = "  "
 _SUBJECTS = {"pool": "torchdali's pool", "loader": "torchdali.DataLoader"}
 
@@ -63,22 +63,22 @@ def as_text(report: Report, machine: Machine) -> str:
     """Three tables: throughput, overheads, machine. Medians, and the spread from the least to the most."""
     settings = report.settings
     head = (
-        f"{_INDENT}{_SUBJECTS[settings.subject]} and the stock DataLoader: {_count(settings.num_workers, 'worker')}, "
-        f"batches of {settings.batch_size}, {_count(settings.rounds, 'round')}"
+        f"{INDENT}{_SUBJECTS[settings.subject]} and the stock DataLoader: {counted(settings.num_workers, 'worker')}, "
+        f"batches of {settings.batch_size}, {counted(settings.rounds, 'round')}"
     )
     machine_rows = [
         ["processor", machine.processor],
         ["CPUs", str(machine.cpus)],
         *(
-            [f"copying, {_count(threads, 'thread')}", f"{rate.median:.1f} GB/s ({rate.min:.1f}-{rate.max:.1f})"]
+            [f"copying, {counted(threads, 'thread')}", f"{rate.median:.1f} GB/s ({rate.min:.1f}-{rate.max:.1f})"]
             for threads, rate in report.copy_rates.items()
         ),
         ["versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())],
     ]
     tables = [
-        _table(_throughput_rows(report.workloads), str.rjust),
-        _table(_overhead_rows(report), str.rjust),
-        _table(machine_rows, str.ljust),
+        aligned(_throughput_rows(report.workloads), str.rjust),
+        aligned(_overhead_rows(report), str.rjust),
+        aligned(machine_rows, str.ljust),
     ]
     return "\n\n".join([head, *tables])
 
@@ -110,7 +110,7 @@ def _throughput_rows(results: Sequence[WorkloadResult]) -> list[list[str]]:
 def _overhead_rows(report: Report) -> list[list[str]]:
     stock, torchdali = report.stock, report.torchdali
     descriptors = _kept_descriptors(torchdali)
-    many = f"{_count(stock.kept_batches, 'batch', 'batches')} kept"
+    many = f"{counted(stock.kept_batches, 'batch', 'batches')} kept"
 
     def times(name: str, of: Callable[[Overheads], Summary], bar: str = "") -> list[str]:
         return [
@@ -152,15 +152,16 @@ def _bar(bar: str, *, reached: bool) -> str:
     return f"{bar} {'yes' if reached else 'no'}"
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and what it counts, such as ``"1 batch"`` and ``"2 batches"``."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _table(rows: Sequence[Sequence[str]], justify: Callable[[str, int], str]) -> str:
+def aligned(rows: Sequence[Sequence[str]], justify: Callable[[str, int], str]) -> str:
     """Columns as wide as they need to be, the first one flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
         cells = [first.ljust(widths[0]), *map(justify, others, widths[1:])]
-        lines.append((_INDENT + _GAP.join(cells)).rstrip())
+        lines.append((INDENT + _GAP.join(cells)).rstrip())
     return "\n".join(lines)

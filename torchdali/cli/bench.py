@@ -6,12 +6,30 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from torchdali.bench import IMAGES, WORKLOADS, Machine, Settings, as_dict, as_text, count_steps, measure
+from torchdali.bench import (
+    CASES,
+    IMAGES,
+    WORKLOADS,
+    Machine,
+    OperatorSettings,
+    Settings,
+    as_dict,
+    as_text,
+    count_operator_steps,
+    count_steps,
+    measure,
+    measure_operators,
+    operators_as_dict,
+    operators_as_text,
+)
 from torchdali.cli import _environment as environment
-from torchdali.cli._arguments import UserError, one_line, whole_number
+from torchdali.cli._arguments import UserError, device, one_line, whole_number
+from torchdali.errors import DecodeError
 from torchdali.ops import available_cpus
 
 __all__ = ["add_arguments", "run"]
@@ -21,6 +39,8 @@ MOST_WORKERS = 256
 MOST_SCALE = 1000.0
 QUICK = 1 / 32
 _STDOUT = "-"
+_MEASURED_TOO = ("triton", "kornia")
+"""Packages whose versions matter for operators, where they are installed."""
 _BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps"
 
 
@@ -35,7 +55,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loader = benchmarks.add_parser("loader", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
     loader.set_defaults(program=loader.prog)
     _add_common_arguments(loader, [*WORKLOADS, IMAGES])
-    loader.add_argument(
+    _add_data_argument(loader)
+    summary = "Compare operators on batches of images with a copy of as many bytes, and with what works image by image."
+    operators = benchmarks.add_parser("ops", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
+    operators.set_defaults(program=operators.prog)
+    _add_arguments_of_operators(operators)
+
+
+def _add_arguments_of_operators(parser: argparse.ArgumentParser) -> None:
+    defaults = OperatorSettings()
+    parser.add_argument(
+        "--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
+    _add_size_arguments(parser, defaults.batch_size, "images in the batch", defaults.rounds)
+    _add_data_argument(parser)
+    parser.add_argument(
+        "--case",
+        choices=list(CASES),
+        action="append",
+        help="what to measure; may be given several times (default: all of them)",
+    )
+    _add_output_arguments(parser)
+
+
+def _add_data_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--data", metavar="DIR", help="folder with images to decode (default: the photographs that come along)"
     )
 
@@ -50,20 +94,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser, workloads: list[str])
         default=defaults.num_workers,
         help="worker processes of each engine (default: %(default)s)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=whole_number(1),
-        metavar="N",
-        default=defaults.batch_size,
-        help="samples in a batch (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=whole_number(1),
-        metavar="N",
-        default=defaults.rounds,
-        help="how often each engine is measured, by turns (default: %(default)s)",
-    )
+    _add_size_arguments(parser, defaults.batch_size, "samples in a batch", defaults.rounds)
     parser.add_argument(
         "--workload",
         choices=workloads,
@@ -85,6 +116,23 @@ def _add_common_arguments(parser: argparse.ArgumentParser, workloads: list[str])
         const=QUICK,
         help="make epochs so short that the figures say little: to see that it works",
     )
+    _add_output_arguments(parser)
+
+
+def _add_size_arguments(parser: argparse.ArgumentParser, batch_size: int, samples: str, rounds: int) -> None:
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), metavar="N", default=batch_size, help=f"{samples} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=whole_number(1),
+        metavar="N",
+        default=rounds,
+        help="how often each engine is measured, by turns (default: %(default)s)",
+    )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help=f"write all figures to a file; '{_STDOUT}': to stdout, instead of the tables"
     )
@@ -106,6 +154,21 @@ def _scale(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark, print the tables; whatever the figures are, it is a success."""
     _check_json(arguments.json)
+    figures, text = (_run_operators if arguments.benchmark == "ops" else _run_workers)(arguments)
+    data = json.dumps(figures, indent=2) + "\n"
+    if arguments.json == _STDOUT:
+        sys.stdout.write(data)
+        return 0
+    sys.stdout.write(text + "\n")
+    if arguments.json is not None:
+        try:
+            Path(arguments.json).write_text(data)
+        except OSError as error:
+            raise UserError(one_line(error)) from error
+    return 0
+
+
+def _run_workers(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     settings = Settings(
         subject=arguments.benchmark,
         workloads=tuple(dict.fromkeys(arguments.workload or arguments.workloads)),
@@ -121,17 +184,44 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:  # no more processes, descriptors or memory
             raise UserError(one_line(error)) from error
     machine = Machine(environment.cpu_name(), available_cpus(), environment.versions())
-    data = json.dumps(as_dict(report, machine), indent=2) + "\n"
-    if arguments.json == _STDOUT:
-        sys.stdout.write(data)
-        return 0
-    sys.stdout.write(as_text(report, machine) + "\n")
-    if arguments.json is not None:
+    return as_dict(report, machine), as_text(report, machine)
+
+
+def _run_operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    settings = OperatorSettings(
+        cases=tuple(dict.fromkeys(arguments.case or CASES)),
+        batch_size=arguments.batch_size,
+        rounds=arguments.rounds,
+        device=_find_device(arguments.device),
+        folder=arguments.data,
+    )
+    with _Progress(count_operator_steps(settings), hidden=arguments.no_progress) as progress:
         try:
-            Path(arguments.json).write_text(data)
-        except OSError as error:
+            report = measure_operators(settings, progress.step)
+        except (OSError, DecodeError, torch.OutOfMemoryError) as error:
             raise UserError(one_line(error)) from error
-    return 0
+    versions = environment.versions()
+    for name in _MEASURED_TOO:
+        if version := environment.installed_version(name):
+            versions[name] = version
+    machine = Machine(environment.cpu_name(), available_cpus(), versions)
+    return operators_as_dict(report, machine), operators_as_text(report, machine)
+
+
+def _find_device(name: str) -> str:
+    """The device that is meant.
+
+    Raises:
+        UserError: there is none such.
+    """
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return "cuda:0" if count else "cpu"
+    place = torch.device(name)
+    if place.type == "cuda" and (place.index or 0) >= count:
+        found = f"there are {count}" if count else "there is no CUDA device"
+        raise UserError(f"--device {name}: {found}; --device cpu always works")
+    return name if place.type == "cpu" else f"cuda:{place.index or 0}"
 
 
 def _check_json(name: str | None) -> None:

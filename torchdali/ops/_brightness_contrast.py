@@ -62,7 +62,7 @@ class _Contrast(Colour):
     terms: tuple[npt.NDArray[np.float64], ...] = field(kw_only=True)
     """Each (N,): shift, brightness, centre, contrast."""
 
-    def evaluate(self, values: Any, position: int | None) -> Any:
+    def evaluate(self, values: Any, position: int | slice) -> Any:
         """The formula, without conversion."""
         shift, brightness, center, contrast = (self._terms(term, position, values) for term in self.terms)
         result = values - center

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -55,27 +56,66 @@ def copies(step: Resample | Warp | Blur | None) -> bool:
     return step.filter == "nearest" or bool((step.window[:, 2:] == step.size).all())
 
 
-def grouped(steps: Sequence[Step]) -> list[Group]:
-    """The steps in as few groups as possible."""
+def grouped(steps: Sequence[Step], sizes: Sizes) -> list[Group]:
+    """The steps in as few groups as possible.
+
+    Args:
+        steps: what is to be done.
+        sizes: of the images before, (N, 3).
+    """
     groups: list[Group] = []
     for step in steps:
         last = groups[-1] if groups else None
-        open_ = last is not None and last.erase is None
+        after = None if last is None or last.erase is not None else last  # a group that may be continued
         if isinstance(step, Colour):
-            if last is not None and open_ and len(last.colours) < _COLOURS:
-                groups[-1] = last._replace(colours=(*last.colours, step))
+            if after is not None and len(after.colours) < _COLOURS:
+                groups[-1] = after._replace(colours=(*after.colours, step))
             else:
                 groups.append(Group(None, (step,)))
         elif isinstance(step, Erase):
-            if last is not None and open_ and copies(last.head):
-                groups[-1] = last._replace(erase=step)
+            if after is not None and copies(after.head):
+                groups[-1] = after._replace(erase=step)
             else:
                 groups.append(Group(None, (), step))
-        elif isinstance(step, (Resample, Warp, Blur)):
+        elif isinstance(step, Resample):
+            head = None if after is None else _joined(after, step, sizes)
+            if after is not None and head is not None:
+                groups[-1] = after._replace(head=head)
+            else:
+                groups.append(Group(step))
+        elif isinstance(step, (Warp, Blur)):
             groups.append(Group(step))
         else:
             raise TypeError(f"no kernel knows a step of type {type(step).__name__}")
+        sizes = step.sizes(sizes)
     return groups
+
+
+def _joined(group: Group, step: Resample, sizes: Sizes) -> Resample | None:
+    """What does for a group's head if ``step`` is to follow the group, if one step does for both.
+
+    A change of colour does not mind which way an image is turned, so that a flip can be done before it. A resize of a crop is
+    a resize of a window.
+    """
+    if step.to is not None:
+        return None
+    flips = (
+        (step.window[:, :2] == 0).all()
+        and (step.window[:, 2:] == step.size).all()
+        and (step.size == sizes[:, 1:]).all()
+    )
+    first = group.head
+    if flips:
+        if first is None:
+            return step
+        return replace(first, flip=first.flip ^ step.flip) if isinstance(first, Resample) else None
+    if not isinstance(first, Resample) or group.colours or first.fill is not None or first.to is not None:
+        return None
+    if step.fill is not None or first.flip.any() or (first.window[:, 2:] != first.size).any():
+        return None
+    window = step.window.copy()
+    window[:, :2] += first.window[:, :2]
+    return replace(step, window=window)
 
 
 def supports(group: Group, stages: Sequence[tuple[Sizes, torch.dtype]]) -> bool:

@@ -26,7 +26,7 @@ from torchdali.ops._kernels._tables import (
 )
 from torchdali.ops._kernels._upload import upload
 from torchdali.ops._resample import Resample, converted
-from torchdali.ops._steps import Sizes, Step, convert
+from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._warp import Warp
 from torchdali.tensorlist import TensorList
 
@@ -34,7 +34,7 @@ __all__ = ["run"]
 
 _BLOCK = 1024
 _LOOKUP_BLOCK = 8192
-_TILE = (8, 64)
+_TILE = (4, 32)
 """Rows and columns of the result that a program of the separable kernel makes."""
 _TILE_WARPS = 1
 
@@ -57,7 +57,7 @@ def run(steps: Sequence[Step], images: TensorList, sizes: Sizes, interleaved: bo
         sizes: of the images, (N, 3): channels, height, width.
         interleaved: whether the results' channels lie side by side in memory; None: as those of the images.
     """
-    groups = grouped(steps)
+    groups = grouped(steps, sizes)
     for group in groups:
         stages = [(sizes, images.dtype)]
         for step in group.steps:
@@ -190,7 +190,7 @@ class _Launch:
             counts = (height * width)[rows.image]
         else:
             return False
-        tables = _converted(colour.levels, self.dtypes[-1])
+        tables = colour.table(self.dtypes[-1])
         blocks, first = blocks_of(-(-counts // _LOOKUP_BLOCK))
         padded = not (self.sizes == self.sizes[:1]).all() and len(counts) == len(self.sizes)
         aligned = not (pointers % 16).any() and not (targets % 16).any() and (padded or not (counts % 16).any())
@@ -343,19 +343,6 @@ def _scales(
     # A window that keeps its size is copied whatever the filter: in this unit a pixel's neighbour is out of reach.
     unit = np.where((before == after).all(1, keepdims=True), 1, unit)
     return 1.0 / (2 * unit), np.floor(2 * radius * unit).astype(np.int64), reach
-
-
-def _converted(values: npt.NDArray[np.float64], dtype: torch.dtype) -> npt.NDArray[Any]:
-    """As :func:`convert`, of few values, on this thread; bfloat16 as its bits, int16."""
-    if dtype == torch.bfloat16:
-        return convert(torch.from_numpy(values), dtype).view(torch.int16).numpy()
-    target = torch.empty(0, dtype=dtype).numpy().dtype
-    if dtype.is_floating_point:
-        return values.astype(target)
-    limits = torch.iinfo(dtype)
-    rounded = np.rint(values)
-    np.clip(rounded, limits.min, limits.max, out=rounded)
-    return rounded.astype(target)
 
 
 def _counting(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
