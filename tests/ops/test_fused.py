@@ -73,6 +73,13 @@ def test_channels_last_is_about_memory_and_leaves_the_layout(layout):
             assert planes.permute(1, 2, 0).is_contiguous() is channels_last
 
 
+def test_a_tensor_may_come_out_channels_last():
+    images = torch.randint(0, 256, (4, 3, 9, 11), dtype=torch.uint8)
+    result = ops.Fused(ops.Flip(), channels_last=True)(images)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(result, images.flip(3))
+
+
 def test_arguments_may_not_be_what_cannot_be_fused():
     with pytest.raises(TypeError, match="at least one"):
         ops.Fused()

@@ -37,7 +37,7 @@ def kernel_by_hand(name, x, antialias):
         return 3 * math.sin(u) * math.sin(u / 3) / u**2 if distance < 3 else 0.0
     if name == "box":
         return 1.0 if -0.5 < x <= 0.5 else 0.0  # a fraction: exact
-    return math.exp(-(x**2) / (2 * 0.5**2)) if distance <= math.sqrt(2) else 0.0
+    return math.exp(-4 * x**2) if distance <= 1 else 0.0
 
 
 def axis_by_hand(length, result, name, antialias):

@@ -119,7 +119,15 @@ def _resample(steps: Sequence[Step]) -> Resample:
 
 def _cut(image: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
     top, left, height, width = window
-    return image[..., max(top, 0) : top + height, max(left, 0) : left + width]
+    return image[..., top : top + height, left : left + width]
+
+
+def _surrounded(image: torch.Tensor, window: Sequence[int], mirror: bool) -> torch.Tensor:
+    """The image with zeros around it: a window that contains it, both of them flipped or not."""
+    top, left, height, width = window
+    rows, columns = image.shape[-2:]
+    sides = (left + width - columns, -left) if mirror else (-left, left + width - columns)
+    return nn.functional.pad(image, [*sides, -top, top + height - rows])
 
 
 def _constants(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -289,22 +297,27 @@ class _CropMirrorNormalize(Case):
         return torch.stack(results)
 
     def parameters(self, steps: Sequence[Step], count: int) -> list[Any]:
-        step = _resample(steps)
-        return list(zip(step.window.tolist(), step.flip[:, 1].tolist(), strict=True))
+        cut, *around = (step for step in steps if isinstance(step, Resample))
+        if not around:
+            return list(zip(cut.window.tolist(), cut.flip[:, 1].tolist(), [None] * count, strict=True))
+        # Where an image is too small, zeros are put around what is normalised, and all of it is flipped.
+        last = around[0]
+        mirrors = (cut.flip | last.flip)[:, 1].tolist()
+        return list(zip(cut.window.tolist(), mirrors, last.window.tolist(), strict=True))
 
     def torchvision(self, f: Functions, image: torch.Tensor, drawn: Any) -> Any:
-        window, mirror = drawn
+        window, mirror, around = drawn
         image = f.crop(image, *window)
         image = f.horizontal_flip(image) if mirror else image
-        return f.normalize(f.to_dtype(image, torch.float32, scale=True), _MEAN, _STD)
+        image = f.normalize(f.to_dtype(image, torch.float32, scale=True), _MEAN, _STD)
+        return image if around is None else _surrounded(image, around, mirror)
 
     def kornia(self, k: Functions, image: torch.Tensor, drawn: Any) -> Any:
-        (top, left, height, width), mirror = drawn
-        rows, columns = image.shape[2:]
-        edges = (-left, left + width - columns, -top, top + height - rows)
-        image = nn.functional.pad(_cut(image, (top, left, height, width)), [max(edge, 0) for edge in edges])
+        window, mirror, around = drawn
+        image = _cut(image, window)
         image = k.geometry.transform.hflip(image) if mirror else image
-        return k.enhance.normalize(image, *_constants(image))
+        image = k.enhance.normalize(image, *_constants(image))
+        return image if around is None else _surrounded(image, around, mirror)
 
 
 class _Erase(Case):

@@ -10,7 +10,6 @@ for signed integers. Integer output is rounded half to even and clamped to the t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,17 +58,18 @@ class _Contrast(Colour):
     In another order the last bit may differ, and with it what a result half-way between two integers is rounded to.
     """
 
-    terms: tuple[npt.NDArray[np.float64], ...] = field(kw_only=True)
-    """Each (N,): shift, brightness, centre, contrast."""
+    written: npt.NDArray[np.float64] = field(kw_only=True)
+    """(N, 4): shift, brightness, contrast centre, contrast."""
 
-    def evaluate(self, values: Any, position: int | slice) -> Any:
+    @property
+    def terms(self) -> npt.NDArray[np.float64]:
+        """As they are written."""
+        return self.written
+
+    def evaluate(self, values: torch.Tensor, position: int) -> torch.Tensor:
         """The formula, without conversion."""
-        shift, brightness, center, contrast = (self._terms(term, position, values) for term in self.terms)
-        result = values - center
-        result *= contrast
-        result += center
-        result *= brightness
-        result += shift
+        shift, brightness, center, contrast = self.written[position].tolist()
+        result: torch.Tensor = shift + brightness * (center + contrast * (values - center))
         return result
 
 
@@ -145,7 +145,7 @@ class BrightnessContrast(ImageOperator):
             factor * slope,
             shift + factor * (center - slope * center),
             self.dtype,
-            terms=(shift, factor, center, slope),
+            written=np.stack([shift, factor, center, slope], 1),
         )
 
     @uncompiled

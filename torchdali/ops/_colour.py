@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from torchdali.ops._steps import FLOATS, INTEGERS, Sizes, Step, convert
 __all__ = ["Colour"]
 
 _LEVELS = 256
-_TOGETHER = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,73 +74,39 @@ class Colour(Step):
             raise TypeError(f"images of type {dtype} have no colour; integers and floating point have")
         return self.to or dtype
 
-    def evaluate(self, values: Any, position: int | slice) -> Any:
-        """The map, without conversion.
+    def evaluate(self, values: torch.Tensor, position: int) -> torch.Tensor:
+        """The map of one image, without conversion.
 
         Args:
-            values: a floating-point tensor: the channels of one image, (C, H, W). Or an array, (1, 1, L).
-            position: of the image, or a slice of positions, which only goes where channels do not mix.
-
-        Returns:
-            The same kind.
+            values: floating point, (C, H, W).
+            position: of the image.
         """
         if self.matrix.ndim == 3:
-            if isinstance(position, slice):
-                raise ValueError("channels that mix are worked on image by image")
             return _mix(values, self.matrix[position], self.offset[position])
-        return self._terms(self.matrix, position, values) * values + self._terms(self.offset, position, values)
+        return self._term(self.matrix, position, values) * values + self._term(self.offset, position, values)
 
     @staticmethod
-    def _terms(array: npt.NDArray[np.float64], position: int | slice, values: Any) -> Any:
-        """Parameters in a shape that goes with the values of :meth:`evaluate`."""
-        if isinstance(position, slice):
-            return array[position].reshape(len(array[position]), -1, 1)
-        terms = array[position].reshape(-1, 1, 1)
-        return torch.tensor(terms, dtype=values.dtype, device=values.device)
+    def _term(array: npt.NDArray[np.float64], position: int, values: torch.Tensor) -> torch.Tensor:
+        """Parameters of an image in a shape that goes with the values of :meth:`evaluate`."""
+        return torch.tensor(array[position].reshape(-1, 1, 1), dtype=values.dtype, device=values.device)
 
-    def table(self, dtype: torch.dtype, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
-        """What becomes of each level of 8-bit images as a type; there is no such thing where channels mix.
+    @property
+    def terms(self) -> npt.NDArray[np.float64]:
+        """(N, 4) or (N, C, 4), where channels do not mix: shift, factor, centre and slope.
 
-        Args:
-            dtype: of the results; bfloat16 comes as its bits, int16.
-            first, last: the images, from ``first`` to before ``last``.
-
-        Returns:
-            Of shape (last - first, 1 or C, 256).
+        ``shift + factor * (centre + slope * (in - centre))``, computed in this order, is what :meth:`evaluate` gives.
         """
-        last = len(self.matrix) if last is None else last
-        rows = self.matrix.shape[1] if self.matrix.ndim == 2 else 1
-        as_numpy = np.dtype(np.int16) if dtype == torch.bfloat16 else torch.empty(0, dtype=dtype).numpy().dtype
-        table = np.empty((last - first, rows, _LEVELS), as_numpy)
-        levels = np.arange(float(_LEVELS)).reshape(1, 1, -1)
-        # By NumPy, which works on this thread, where torch would wake a team of them for some microseconds' work; and some
-        # images at a time, so that what is computed on stays near the processor.
-        for start in range(first, last, _TOGETHER):
-            end = min(start + _TOGETHER, last)
-            table[start - first : end - first] = _as_type(self.evaluate(levels, slice(start, end)), dtype)
-        return table
+        return np.stack([self.offset, self.matrix, np.zeros_like(self.matrix), np.ones_like(self.matrix)], -1)
 
     def plain(self, image: torch.Tensor, position: int, precision: torch.dtype = torch.float32) -> torch.Tensor:
         """Map one image; the order of its memory stays."""
         to = self.dtype(image.dtype)
         if image.dtype == torch.uint8 and self.matrix.ndim < 3:
-            table = torch.from_numpy(self.table(to, position, position + 1)[0])
-            return _look_up(image, table.view(torch.bfloat16) if to == torch.bfloat16 else table)
+            levels = torch.arange(_LEVELS, dtype=torch.float64).view(1, 1, -1)
+            return _look_up(image, convert(self.evaluate(levels, position), to).view(-1, _LEVELS))
         if torch.float64 in (image.dtype, to) or (image.dtype in INTEGERS and image.dtype.itemsize > 1):
             precision = torch.float64
         return convert(self.evaluate(image.to(precision), position), to)
-
-
-def _as_type(values: npt.NDArray[np.float64], dtype: torch.dtype) -> npt.NDArray[Any]:
-    """As :func:`convert`, by NumPy; bfloat16 as its bits. The values may be changed."""
-    if dtype in (torch.bfloat16, torch.int64):
-        converted = convert(torch.from_numpy(values), dtype)
-        return (converted.view(torch.int16) if dtype == torch.bfloat16 else converted).numpy()
-    if not dtype.is_floating_point:
-        limits = torch.iinfo(dtype)
-        np.rint(values, out=values)
-        np.clip(values, limits.min, limits.max, out=values)
-    return values
 
 
 def _mix(values: torch.Tensor, matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]) -> torch.Tensor:

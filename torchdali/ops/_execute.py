@@ -14,7 +14,7 @@ from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._threads import parallel_map
 from torchdali.tensorlist import TensorList
 
-__all__ = ["execute", "has_kernels", "image_sizes"]
+__all__ = ["execute", "has_kernels", "image_sizes", "in_memory"]
 
 _LAYOUTS = ("", "CHW", "HWC")
 
@@ -78,10 +78,21 @@ def execute(steps: Sequence[Step], images: TensorList, name: str, *, channels_la
             image = image.permute(2, 0, 1)
         for step in steps:
             image = step.plain(image, position)
-        if channels_last is not None:
-            image = image.contiguous() if not channels_last else image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
         return image.permute(1, 2, 0) if interleaved else image
 
     items: list[Any] = list(enumerate(images))
     results = parallel_map(work, items) if images.device.type == "cpu" else [work(item) for item in items]
-    return TensorList(results, images.layout, dtype=dtype, device=images.device)
+    batch = TensorList(results, images.layout, dtype=dtype, device=images.device)
+    return batch if channels_last is None else in_memory(batch, channels_last=channels_last)
+
+
+def in_memory(images: TensorList, *, channels_last: bool) -> TensorList:
+    """The same images, their channels side by side in memory or in planes; one tensor where their sizes agree."""
+    order = (1, 2, 0) if channels_last else (0, 1, 2)
+    if images.layout == "HWC":
+        order = (0, 1, 2) if channels_last else (2, 0, 1)
+    back = [order.index(dim) for dim in range(3)]
+    if images.is_dense_tensor():
+        block = torch.stack([image.permute(order) for image in images])
+        return TensorList.from_batch(block.permute(0, *(dim + 1 for dim in back)), images.layout)
+    return images.map(lambda image: image.permute(order).contiguous().permute(back), images.layout)

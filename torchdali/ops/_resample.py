@@ -11,13 +11,15 @@ window, so that nothing outside it has a part: it is the same as to crop first a
 A window that keeps its size is copied, whatever the filter.
 
 The filters are those of PIL (linear: triangle; cubic: Keys 1981 with a = -0.5; Lanczos with three lobes; box), and DALI's
-Gaussian, of standard deviation 0.5 * s and cut off at sqrt(2) * s. Without antialiasing the cubic filter has a = -0.75, as
-in torch and OpenCV. "nearest" takes the pixel that the centre of the result's pixel falls into, and knows no antialiasing.
+Gaussian, exp(-4 x^2) cut off at 1. Without antialiasing the cubic filter has a = -0.75, as in torch and OpenCV, which differ
+in the outermost pixels: they repeat the edge of the image. "nearest" takes the pixel that the centre of the result's pixel
+falls into, and knows no antialiasing.
+
+DALI repeats the edge too, and its operators that resize a part of an image read beyond the part: near borders results differ.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -69,16 +71,15 @@ def _box(x: _Values) -> _Values:
 
 
 def _gaussian(x: _Values) -> _Values:
-    return np.where(np.abs(x) <= _GAUSSIAN_RADIUS, np.exp(-2.0 * x * x), 0.0)  # exp(-x^2 / (2 * 0.5^2))
+    return np.where(np.abs(x) <= 1, np.exp(-4.0 * x * x), 0.0)
 
 
-_GAUSSIAN_RADIUS = math.sqrt(2.0)
 _KERNELS: dict[str, tuple[Callable[[_Values], _Values], float]] = {
     "linear": (_triangle, 1.0),
     "cubic": (lambda x: _keys(x, -0.5), 2.0),
     "lanczos3": (_lanczos3, 3.0),
     "box": (_box, 0.5),
-    "gaussian": (_gaussian, _GAUSSIAN_RADIUS),
+    "gaussian": (_gaussian, 1.0),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 
 from torchdali.ops._blur import Blur
+from torchdali.ops._execute import in_memory
 from torchdali.ops._kernels import _lookup, _pixel, _separable, _warp
 from torchdali.ops._kernels._groups import TYPES, Group, copies, grouped, supports
 from torchdali.ops._kernels._tables import (
@@ -66,6 +67,8 @@ def run(steps: Sequence[Step], images: TensorList, sizes: Sizes, interleaved: bo
             images = _Launch(group, images, stages, interleaved if group is groups[-1] else None).run()
         else:
             images = _plainly(group.steps, images)
+            if interleaved is not None and group is groups[-1]:
+                images = in_memory(images, channels_last=interleaved)
         sizes = stages[-1][0]
     return images
 
@@ -190,19 +193,17 @@ class _Launch:
             counts = (height * width)[rows.image]
         else:
             return False
-        tables = colour.table(self.dtypes[-1])
         blocks, first = blocks_of(-(-counts // _LOOKUP_BLOCK))
         padded = not (self.sizes == self.sizes[:1]).all() and len(counts) == len(self.sizes)
         aligned = not (pointers % 16).any() and not (targets % 16).any() and (padded or not (counts % 16).any())
-        integers = np.stack([pointers, targets, counts, first], 1)
-        there = upload(self.images.device, integers, tables, blocks)
         _lookup.lookup_kernel[(len(blocks),)](
-            there[0],
-            there[1] if self.dtypes[-1] != torch.bfloat16 else there[1].view(torch.bfloat16),
-            there[2],
+            *upload(self.images.device, np.stack([pointers, targets, counts, first], 1), colour.terms, blocks),
+            torch.empty(256 * len(counts), dtype=self.dtypes[-1], device=self.images.device),
             OUT=_TL[self.dtypes[-1]],
+            TO=TYPES[self.dtypes[-1]],
             ALIGNED=bool(aligned),
             BLOCK=_LOOKUP_BLOCK,
+            enable_fp_fusion=False,
         )
         return True
 

@@ -1,29 +1,62 @@
-"""8-bit images through a table of 256 results for each: any function of a grey level, exactly."""
+"""8-bit images through a table of 256 results for each: an affine function of a grey level, exactly.
+
+Each program makes its image's table in double precision, and writes it to memory for its own threads to look into. Programs of
+one image write the same.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-__all__ = ["INTEGERS", "lookup_kernel"]
+__all__ = ["FLOATS", "INTEGERS", "lookup_kernel"]
 
 INTEGERS = 4
+FLOATS = 4
 
 
 @triton.jit
-def lookup_kernel(integers, tables, blocks, OUT: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
-    """Integers: source, target, number of elements, first block. Tables: 256 results of type OUT for each image.
+def lookup_kernel(
+    integers,
+    doubles,
+    blocks,
+    tables,
+    OUT: tl.constexpr,
+    TO: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Integers: source, target, number of elements, first block. Doubles: as in ``Colour.terms``. Tables: 256 of type OUT for
+    each image, whatever is in them. To be launched without fused multiplication and addition, which rounds in another way.
 
     ALIGNED: all addresses are multiples of 16 bytes, and the target may be written up to the next one.
     """
     program = tl.program_id(0)
     image = tl.load(blocks + program)
     row = integers + image.to(tl.int64) * 4
+    terms = doubles + image.to(tl.int64) * 4
     source = tl.load(row).to(tl.pointer_type(tl.uint8))
     target = tl.load(row + 1).to(tl.pointer_type(OUT))
     count = tl.load(row + 2).to(tl.int32)
     start = (program - tl.load(row + 3).to(tl.int32)) * BLOCK
+
+    level = tl.arange(0, 256)
+    center = tl.load(terms + 2)
+    value = (level.to(tl.float64) - center) * tl.load(terms + 3)
+    value = (value + center) * tl.load(terms + 1) + tl.load(terms)
+    if TO == 1:
+        value = tl.minimum(tl.maximum(value, 0.0), 255.0)
+    elif TO == 2:
+        value = tl.minimum(tl.maximum(value, -128.0), 127.0)
+    elif TO == 3:
+        value = tl.minimum(tl.maximum(value, -32768.0), 32767.0)
+    if TO == 1 or TO == 2 or TO == 3:
+        # Adding 1.5 * 2**52 leaves no bits below one: rounds half to even.
+        value = (value + 6755399441055744.0) - 6755399441055744.0
     table = tables + image * 256
+    tl.store(table + level, value.to(OUT))
+    tl.debug_barrier()
+
     if ALIGNED:
         # A word of 16 bytes that holds one byte of the image can be read whole, whatever the rest of it is.
         source = tl.multiple_of(source, 16)

@@ -19,7 +19,7 @@ INTEGERS = 24
 FLOATS = 5
 
 FILTERS = {"linear": 0, "cubic": 1, "lanczos3": 2, "box": 3, "gaussian": 4}
-RADII = {"linear": 1.0, "cubic": 2.0, "lanczos3": 3.0, "box": 0.5, "gaussian": 2**0.5}
+RADII = {"linear": 1.0, "cubic": 2.0, "lanczos3": 3.0, "box": 0.5, "gaussian": 1.0}
 CUBIC_OF_TORCH = 5
 BLUR = 6
 
@@ -42,7 +42,7 @@ def _weight(distance, FILTER: tl.constexpr):
     elif FILTER == 3:
         weight = size * 0.0 + 1.0
     elif FILTER == 4:
-        weight = tl.exp(-2.0 * size * size)
+        weight = tl.exp(-4.0 * size * size)
     elif FILTER == 5:
         near = (1.25 * size - 2.25) * size * size + 1.0
         far = ((-0.75 * size + 3.75) * size - 6.0) * size + 3.0
