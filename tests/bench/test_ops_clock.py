@@ -25,12 +25,12 @@ def test_the_time_of_the_gpu_has_no_slow_python_in_it():
     small = torch.ones(16, device="cuda")
 
     def slow():
-        time.sleep(0.02)
+        time.sleep(0.1)
         small.add_(1)
 
-    assert clock.device_seconds(slow) < 0.005
     returned, done = clock.wall_seconds(slow)
-    assert 0.02 <= returned <= done
+    assert 0.1 <= returned <= done
+    assert clock.device_seconds(slow) < returned / 2
 
 
 @pytest.mark.gpu

@@ -60,7 +60,7 @@ def test_all_of_an_image_is_read_where_only_its_colours_change_and_each_result_i
 
 
 def test_of_a_window_only_what_is_inside_the_image_is_read():
-    window = np.array([[10, 20, 5, 7], [50, 20, 30, 30]])
+    window = np.array([[-4, 20, 9, 7], [50, 20, 30, 30]])
     crop = Resample(window, np.full((2, 2), 8), NO_FLIP, fill=np.zeros(1))
     whole = Resample(np.tile([0, 0, 8, 8], (2, 1)), np.full((2, 2), 8), ~NO_FLIP)
     assert bytes_read([crop, whole], SIZES, torch.float32) == 4 * 3 * (5 * 7 + 10 * 10)

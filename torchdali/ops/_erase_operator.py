@@ -79,40 +79,46 @@ class Erase(ImageOperator):
         count = len(sizes)
         anchors = numbers_per_sample(self.anchor if anchor is None else anchor, count, "anchor")
         shapes = numbers_per_sample(self.shape if shape is None else shape, count, "shape")
-        regions = [
-            self._regions(*rows, sizes[position, 1:], position)
-            for position, rows in enumerate(zip(anchors, shapes, strict=True))
-        ]
-        padded = np.zeros((count, max(map(len, regions), default=0), 4), np.int64)
-        for position, rectangles in enumerate(regions):
-            padded[position, : len(rectangles)] = rectangles
-        return _erase.Erase(padded, np.tile(self._fill, (count, 1)))
+        lengths = [(len(start), len(extent)) for start, extent in zip(anchors, shapes, strict=True)]
+        for position, pair in enumerate(lengths):
+            if pair[0] != pair[1] or pair[0] % len(self.axes):
+                raise ValueError(
+                    f"anchor has {pair[0]} values and shape {pair[1]} for {describe_sample(position)}; for each rectangle both "
+                    f"have {len(self.axes)}: along {' and '.join(self.axes)}"
+                )
+        most = max(lengths, default=(0, 0))[0]
+        regions = np.zeros((count, most // len(self.axes), 4), np.int64)
+        for length in {length for length, _ in lengths if length}:  # all images with as many rectangles at once
+            chosen = np.flatnonzero([pair[0] == length for pair in lengths])
+            start, extent = (np.stack([rows[position] for position in chosen]) for rows in (anchors, shapes))
+            regions[chosen, : length // len(self.axes)] = self._regions(start, extent, sizes[chosen, 1:], chosen)
+        return _erase.Erase(regions, np.tile(self._fill, (count, 1)))
 
     def _regions(
         self,
         anchor: npt.NDArray[np.float64],
         shape: npt.NDArray[np.float64],
-        image: npt.NDArray[np.int64],
-        position: int,
+        images: npt.NDArray[np.int64],
+        positions: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.int64]:
-        """Top, left, height and width of the rectangles of one image, within it, (R, 4)."""
-        if len(anchor) != len(shape) or len(anchor) % len(self.axes):
+        """Top, left, height and width of the R rectangles of each of some images, within it, (M, R, 4)."""
+        negative = (shape < 0).any(1)
+        if negative.any():
+            bad = int(negative.argmax())
             raise ValueError(
-                f"anchor has {len(anchor)} values and shape {len(shape)} for {describe_sample(position)}; for each rectangle "
-                f"both have {len(self.axes)}: along {' and '.join(self.axes)}"
+                f"shape is {shape[bad].tolist()} for {describe_sample(int(positions[bad]))}; it is not negative"
             )
-        if (shape < 0).any():
-            raise ValueError(f"shape is {shape.tolist()} for {describe_sample(position)}; it is not negative")
-        count = len(anchor) // len(self.axes)
-        begin = np.zeros((count, 2), np.int64)
-        end = np.broadcast_to(image, (count, 2)).copy()
+        count = anchor.shape[1] // len(self.axes)
+        begin = np.zeros((len(images), count, 2), np.int64)
+        end = np.repeat(images[:, None], count, 1)
         for number, name in enumerate(self.axes):
             axis = "HW".index(name)
+            length = images[:, axis, None]
             start, extent = (
-                values[number :: len(self.axes)] * (image[axis] if relative else 1)
+                values[:, number :: len(self.axes)] * (length if relative else 1)
                 for values, relative in zip((anchor, shape), self._normalized, strict=True)
             )
             start = start - extent / 2 if self.centered else start
-            begin[:, axis] = np.clip(np.trunc(start), 0, image[axis])
-            end[:, axis] = np.clip(np.trunc(start + extent), 0, image[axis])
-        return np.concatenate([begin, end - begin], 1)
+            begin[..., axis] = np.clip(np.trunc(start), 0, length)
+            end[..., axis] = np.clip(np.trunc(start + extent), 0, length)
+        return np.concatenate([begin, end - begin], 2)

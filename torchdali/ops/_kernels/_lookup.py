@@ -40,6 +40,17 @@ def lookup_kernel(
     count = tl.load(row + 2).to(tl.int32)
     start = (program - tl.load(row + 3).to(tl.int32)) * BLOCK
 
+    if ALIGNED:
+        # A word of 16 bytes that holds one byte of the image can be read whole, whatever the rest of it is.
+        source = tl.multiple_of(source, 16)
+        target = tl.multiple_of(target, 16)
+        start = tl.multiple_of(start, 16)
+        count = tl.multiple_of((count + 15) // 16 * 16, 16)
+    place = start + tl.arange(0, BLOCK)
+    mask = place < count
+    levels = tl.load(source + place, mask=mask, other=0).to(tl.int32)
+
+    # The table is made while the pixels are on their way.
     level = tl.arange(0, 256)
     center = tl.load(terms + 2)
     value = (level.to(tl.float64) - center) * tl.load(terms + 3)
@@ -56,14 +67,4 @@ def lookup_kernel(
     table = tables + image * 256
     tl.store(table + level, value.to(OUT))
     tl.debug_barrier()
-
-    if ALIGNED:
-        # A word of 16 bytes that holds one byte of the image can be read whole, whatever the rest of it is.
-        source = tl.multiple_of(source, 16)
-        target = tl.multiple_of(target, 16)
-        start = tl.multiple_of(start, 16)
-        count = tl.multiple_of((count + 15) // 16 * 16, 16)
-    place = start + tl.arange(0, BLOCK)
-    mask = place < count
-    levels = tl.load(source + place, mask=mask, other=0).to(tl.int32)
     tl.store(target + place, tl.load(table + levels), mask=mask)
