@@ -25,11 +25,11 @@ def test_the_time_of_the_gpu_has_no_slow_python_in_it():
     small = torch.ones(16, device="cuda")
 
     def slow():
-        time.sleep(0.1)
+        time.sleep(0.01)
         small.add_(1)
 
     returned, done = clock.wall_seconds(slow)
-    assert 0.1 <= returned <= done
+    assert 0.01 <= returned <= done
     assert clock.device_seconds(slow) < returned / 2
 
 

@@ -81,7 +81,9 @@ def test_channels_are_added_up_to_a_power_of_2():
     image = noise(2, 3, 4, 5)
     for mean in (100.0, MEAN):
         plain = CropMirrorNormalize(mean=mean)(image)
-        padded = CropMirrorNormalize(mean=mean, pad_output=True, fill_values=0.25)(image)
+        padded = CropMirrorNormalize(mean=mean, pad_output=True, fill_values=0.25, out_of_bounds_policy="pad")(image)
+        without = CropMirrorNormalize(mean=mean, pad_output=True, fill_values=0.25)(image)
+        assert without[:, 3:].eq(0).all()
         assert padded.shape == (2, 4, 4, 5)
         assert torch.allclose(padded[:, :3], plain, atol=1e-4)
         assert padded[:, 3].unique().tolist() == [0.25]

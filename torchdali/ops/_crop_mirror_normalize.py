@@ -41,9 +41,10 @@ class CropMirrorNormalize(ImageOperator):
         shift: is added last.
         dtype: of the results; None: the images'. Integers are rounded half to even and clamped.
         output_layout: ``"CHW"`` or ``"HWC"``, of the results and of their memory; None: that of the images.
-        pad_output: add channels until their number is a power of 2.
-        fill_values: one number, or one for each channel of the results: the value of what is outside the image and of added
-            channels. It is not normalised.
+        pad_output: add channels until their number is a power of 2; they are 0, or ``fill_values`` with
+            ``out_of_bounds_policy="pad"``.
+        fill_values: one number, or one for each channel of the results: the value of what is outside the image (and of added
+            channels, see there). It is not normalised.
         out_of_bounds_policy: what is done about a window larger than the image: ``"error"``; ``"trim_to_shape"``: the result
             is the part of it that is inside; ``"pad"``: what is outside has ``fill_values``.
         rounding: of the window's place: ``"round"`` to the nearest integer, halves away from zero, or ``"truncate"``.
@@ -183,7 +184,10 @@ class CropMirrorNormalize(ImageOperator):
             raise ValueError(
                 f"pad_output needs images of one number of channels; the batch has images with {channels.tolist()}"
             )
-        return _padded(matrix, offset, int(channels[0]), self._fill, self.dtype)
+        padded = _padded(matrix, offset, int(channels[0]), self._fill, self.dtype)
+        if self.out_of_bounds_policy != "pad":  # as DALI has it: otherwise fill_values are not looked at
+            padded.offset[:, int(channels[0]) :] = 0.0
+        return padded
 
     @uncompiled
     def forward(self, images: TensorList | torch.Tensor, **arguments: Any) -> TensorList | torch.Tensor:

@@ -34,7 +34,7 @@ from torchdali.tensorlist import TensorList
 __all__ = ["run"]
 
 _BLOCK = 1024
-_LOOKUP_BLOCK = 8192
+_LOOKUP_BLOCK = 32768
 _TILE = (4, 32)
 """Rows and columns of the result that a program of the separable kernel makes."""
 _TILE_WARPS = 1
