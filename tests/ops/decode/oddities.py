@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import io
 import os
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -66,11 +67,16 @@ def with_bad_tables(jpeg: bytes) -> bytes:
     return jpeg[:at] + b"\xff" * 16 + jpeg[at + 16 :]
 
 
+CHILD_SECONDS = 60
+
+
 def status_of_child(work: Callable[[], object]) -> int:
     """What ``os.waitpid`` says of a forked process that does some work, which may end it."""
     pid = os.fork()
     if pid == 0:
         faulthandler.disable()  # a crash that is expected needs no report
+        torch.set_num_threads(1)  # the others did not survive the fork: to wait for them is for ever
+        signal.alarm(CHILD_SECONDS)
         with contextlib.suppress(RuntimeError):
             work()
             os._exit(0)
