@@ -9,10 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["FLOATS", "INTEGERS", "lookup_kernel"]
-
-INTEGERS = 4
-FLOATS = 4
+__all__ = ["lookup_kernel"]
 
 
 @triton.jit
