@@ -12,18 +12,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from torchdali._warnings import collected_warnings
-from torchdali.ops import BatchContext, batch_context
 from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.pipeline._ahead import Outcome
 from torchdali.pipeline._handover import Handover
+from torchdali.pipeline._stage_call import Stage, StageCall
 from torchdali.source import BatchInfo, Reader, SourceBatch
 
-__all__ = ["Producer", "Stage", "Turns", "serial_draws"]
+__all__ = ["Producer", "Turns", "serial_draws"]
 
 WAIT_SECONDS = 0.05
 """How long the thread waits for workers before it sees whether somebody else wants the reader, or it shall end."""
@@ -31,19 +29,8 @@ WAIT_SECONDS = 0.05
 CLOSE_SECONDS = 1.0
 """How long closing waits for a source that works in this process."""
 
-_FORWARD_STREAM, _SERIAL_STREAM = 0xFFFF0000, 0xFFFF0001
-"""Of random draws. Operators count theirs from 0, adapted modules from the other end downwards."""
-
-
-class Stage(Protocol):
-    """What a producer needs of a pipeline."""
-
-    seed: int
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def _call_stage(self, batch: SourceBatch) -> Any: ...
+_SERIAL_STREAM = 0xFFFF0001
+"""Of random draws; beside that of the stage."""
 
 
 class Turns:
@@ -91,8 +78,7 @@ class Producer:
         reader: has them.
         turns: for the reader.
         handover: of batches that are made in a thread; None: they are made where they are wanted.
-        num_threads: as of :class:`~torchdali.ops.BatchContext`.
-        record_draws: whether outcomes tell what random operators drew.
+        num_threads, record_draws: as of :class:`~torchdali.pipeline._stage_call.StageCall`.
     """
 
     def __init__(
@@ -109,9 +95,7 @@ class Producer:
         self._reader = reader
         self._turns = turns
         self._handover = handover
-        self._num_threads = num_threads
-        self._record_draws = record_draws
-        self._generators = OwnGenerators()
+        self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
         self.seconds = 0.0
         """That it took to make batches."""
         self._doing = ""
@@ -154,22 +138,12 @@ class Producer:
         return outcome
 
     def _through_stage(self, pipeline: Stage, batch: SourceBatch) -> Outcome:
-        draws: dict[str, torch.Tensor] | None = {} if self._record_draws else None
-        context = BatchContext(
-            pipeline.seed, batch.epoch, batch.iteration, batch.indices, pipeline.device, self._num_threads, draws
-        )
-        self._generators.seed(DrawKey(pipeline.seed, batch.epoch, _FORWARD_STREAM, batch.iteration))
         event = None
         try:
             with nullcontext() if self._handover is None else self._handover.stage():
-                with batch_context(context), self._generators:
-                    outputs = pipeline._call_stage(batch)
+                outputs, draws = self._call(pipeline, batch)
                 if self._handover is not None:
                     event = self._handover.finished()
-        except StopIteration as stop:
-            error = RuntimeError("the pipeline's forward raised StopIteration, which would end the epoch in silence")
-            error.__cause__ = stop
-            return Outcome(error=error)
         except Exception as raised:
             return Outcome(error=raised)
         return Outcome(outputs, samples=len(batch.indices), event=event, draws=draws)

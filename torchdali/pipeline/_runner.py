@@ -15,7 +15,8 @@ from torchdali._warnings import collected_warnings
 from torchdali.pipeline._ahead import Ahead, Outcome
 from torchdali.pipeline._handover import Handover
 from torchdali.pipeline._pinned import PinnedMemory
-from torchdali.pipeline._produce import Producer, Stage, Turns
+from torchdali.pipeline._produce import Producer, Turns
+from torchdali.pipeline._stage_call import Stage
 from torchdali.pipeline._statistics import PipelineStatistics
 from torchdali.pool import deferred_interrupt
 from torchdali.source import Reader
