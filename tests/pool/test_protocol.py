@@ -19,5 +19,5 @@ def test_the_items_of_a_task_are_not_loaded_before_somebody_asks_for_them():
 
 @pytest.mark.parametrize("description", [b"bytes", (64, 100_000)])
 def test_a_result_arrives_as_it_was_sent(description):
-    result = Result(7, 2, 0.25, 0.5, 3 << 40, description, [1, 2], b"structure")
+    result = Result(7, 2, 0.25, 0.5, 3 << 40, description, [1, 2], b"structure", True)
     assert Result.unpack(result.pack()) == result

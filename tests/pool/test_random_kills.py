@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.pool.support import all_gone
-from torchdali.pool import Raised, Stacked, WorkerPool
+from torchdali.pool import Ragged, Raised, Stacked, WorkerPool
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -61,6 +61,8 @@ def check(results: Any, items):
         assert results.size == len(items)
         value = results.value
         results = [{key: value[key][place] for key in value} for place in range(len(items))]
+    if isinstance(results, Ragged):
+        results = results.items()
     for result in results:
         if isinstance(result, Raised):
             raise result.exception

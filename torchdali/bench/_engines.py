@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from torchdali.bench._workloads import Batch, Order, Workload
 from torchdali.loader import DataLoader as TorchdaliDataLoader
-from torchdali.pool import Job, Raised, Stacked, WorkerPool, deferred_interrupt
+from torchdali.pool import Job, Ragged, Raised, Stacked, WorkerPool, deferred_interrupt
 
 __all__ = ["ENGINES", "Engine", "LoaderEngine", "PoolEngine", "StockEngine"]
 
@@ -190,7 +190,7 @@ class PoolEngine(Engine):
         if isinstance(results, Stacked):
             stacked: torch.Tensor = results.value
             return stacked
-        samples: list[torch.Tensor] = results
+        samples: list[torch.Tensor] = results.items() if isinstance(results, Ragged) else results
         for sample in samples:
             if isinstance(sample, Raised):
                 raise sample.exception

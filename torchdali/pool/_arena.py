@@ -118,10 +118,12 @@ class Arena:
         memory: what is given out.
         start: bytes at its beginning that are not.
         hook: told of segments, and asked whether memory may be used again.
+        keep: give no pages back to the system: other processes have pinned them, and would go on seeing the old ones.
     """
 
-    def __init__(self, memory: Memory, *, start: int = 0, hook: MemoryHook | None = None) -> None:
+    def __init__(self, memory: Memory, *, start: int = 0, hook: MemoryHook | None = None, keep: bool = False) -> None:
         self._memory = memory
+        self._keep = keep
         self._hook = hook
         self._segments: list[_Segment] = []
         self._start = -(-start // PAGE) * PAGE
@@ -205,7 +207,7 @@ class Arena:
         return True
 
     def _shrink(self) -> None:
-        while len(self._segments) > self._furthest + 1 and self._segments[-1].unused:
+        while not self._keep and len(self._segments) > self._furthest + 1 and self._segments[-1].unused:
             segment = self._segments.pop()
             if self._hook is not None:
                 self._hook.unregister(self._address + segment.start, segment.size)

@@ -47,6 +47,9 @@ _INLINE = b"\0"
 _IN_FILE = b"\1"
 _HEAD = struct.Struct("<cq")
 _FD_SIZE = array.array("i").itemsize
+_FD_SPACE = socket.CMSG_SPACE(_FD_SIZE)
+_WAITING = int(socket.MSG_CMSG_CLOEXEC)  # as numbers: to combine members of an enumeration costs as much as to receive
+_AT_ONCE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 
 
 class Message(NamedTuple):
@@ -178,11 +181,7 @@ class Receiver(_End):
         Raises:
             BlockingIOError: with ``block=False``, nothing is there now.
         """
-        size, ancillary, _, _ = self._socket.recvmsg_into(
-            [self._buffer],
-            socket.CMSG_SPACE(_FD_SIZE),
-            socket.MSG_CMSG_CLOEXEC | (0 if block else socket.MSG_DONTWAIT),
-        )
+        size, ancillary, _, _ = self._socket.recvmsg_into([self._buffer], _FD_SPACE, _WAITING if block else _AT_ONCE)
         if size == 0:
             return None
         tag, key = _HEAD.unpack_from(self._buffer)

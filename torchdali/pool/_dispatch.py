@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +68,7 @@ class Dispatch:
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    def add(self, function: int, items: list[object], lane: int, priority: int, *, stack: bool) -> Job:
+    def add(self, function: int, items: Sequence[object], lane: int, priority: int, *, stack: bool) -> Job:
         """Make a job and send what the channel takes of it."""
         workers = 1 if lane else self._workforce.size - self._workforce.dedicated
         runs = self._sizing.split(function, len(items), workers)
@@ -185,7 +185,7 @@ class Dispatch:
                 descriptions = self._arena.read(start, length)
             else:
                 descriptions = memory[start : start + length].tobytes()
-        self.fill(entry, Part(descriptions, memory, result.described, result.structure))
+        self.fill(entry, Part(descriptions, memory, result.described, result.structure, ragged=result.ragged))
 
     def _count(self, result: Result, entry: Outstanding, *, copied: bool) -> None:
         size = entry.run.size
@@ -285,7 +285,7 @@ class Dispatch:
                 others.append(serial)
         self.send_again(others)
 
-    def held_by(self, serial: int) -> list[object]:
+    def held_by(self, serial: int) -> Sequence[object]:
         """The items of an outstanding task."""
         entry = self.outstanding.get(serial)
         return [] if entry is None else entry.job.items_of(entry.run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,7 +11,18 @@ from torchdali.pool._arena import Bytes, Slot
 from torchdali.pool._codec import ALIGNMENT
 from torchdali.pool._structure import Structure
 
-__all__ = ["Job", "Part", "Raised", "Run", "Stacked"]
+__all__ = ["Items", "Job", "Part", "Raised", "Run", "Stacked"]
+
+
+class Items(Sequence[Any]):
+    """Items of a job that are made as they are asked for, and never change: a pool keeps them as they are.
+
+    A slice of them is such again, and is what a worker is sent: worthwhile where that is smaller than its items.
+    """
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Any:
+        """An item, or for a slice of step 1 some of them."""
 
 
 class Run(NamedTuple):
@@ -44,6 +57,8 @@ class Part(NamedTuple):
     """Positions in the run of what is described; None: all. The others are in the job's blocks."""
     structure: bytes | None = None
     error: BaseException | None = None
+    ragged: bool = False
+    """There is a table instead of descriptions."""
 
 
 @dataclass(eq=False)
@@ -51,7 +66,7 @@ class Job:
     """One batch of calls on its way; made by :meth:`WorkerPool.submit`, to be given to :meth:`WorkerPool.collect`."""
 
     function: int
-    items: list[Any]
+    items: Sequence[Any]
     lane: int
     priority: int
     stack: bool
@@ -75,6 +90,11 @@ class Job:
         """True when every run has come back and none was unpacked yet."""
         return len(self.parts) == len(self.runs)
 
+    @property
+    def arrived(self) -> bool:
+        """True when nobody need wait for its results."""
+        return self.results is not None or self.complete
+
     def release(self) -> None:
         """Give back the slot of a job whose results nobody wants."""
         self.parts.clear()
@@ -94,6 +114,6 @@ class Job:
         assert self.structure is not None
         return self.structure.offsets(len(self.items), ALIGNMENT)[0]
 
-    def items_of(self, run: Run) -> list[Any]:
+    def items_of(self, run: Run) -> Sequence[Any]:
         """The items of a run."""
         return self.items[run.first : run.first + run.size]

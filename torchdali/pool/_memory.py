@@ -14,6 +14,10 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from torchdali.pool._channel import memory_file
 
@@ -70,6 +74,7 @@ class Memory:
         except BaseException:
             os.close(self.fd)
             raise
+        self._address = int(np.frombuffer(self.map, np.uint8).ctypes.data)
 
     def _map(self) -> _Mapping:
         return _Mapping(self.fd, self.size, flags=mmap.MAP_SHARED | _MAP_NORESERVE)
@@ -88,6 +93,30 @@ class Memory:
                 mapping.owner = os.getpid()
                 return mapping
 
+    def offset_of(self, address: int, nbytes: int) -> int | None:
+        """Where bytes at an address of this process lie in the memory; None if they do not, or not all of them.
+
+        The offset is the same in all processes, which may each have the memory at another address.
+        """
+        offset = address - self._address
+        return offset if offset >= 0 and 0 <= nbytes <= self.size - offset else None
+
+    def view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """Bytes of the memory as a writable array, which is no lease: whoever uses it has them held by the parent.
+
+        Raises:
+            ValueError: they do not lie in the memory.
+        """
+        if offset < 0 or not 0 <= nbytes <= self.size - offset:
+            raise ValueError(f"{nbytes} bytes from {offset} on do not lie in a memory of {self.size} bytes")
+        return np.frombuffer(self.map, np.uint8, nbytes, offset)
+
+    def __reduce__(self) -> Any:
+        """For another process of the same user, which maps it while this one lives and has not closed it."""
+        if self.fd < 0:
+            raise ValueError("this memory is closed, and cannot be handed to another process")
+        return _of_process, (self.size, os.getpid(), self.fd)
+
     def close(self) -> None:
         """Let go of the descriptor; the mapping stays until nobody views it."""
         if self.fd >= 0:
@@ -97,3 +126,7 @@ class Memory:
     def discard(self, offset: int, nbytes: int) -> None:
         """Give the pages of a range back to the system; they are zero when they are next used."""
         self.map.madvise(mmap.MADV_REMOVE, offset, nbytes)
+
+
+def _of_process(size: int, pid: int, fd: int) -> Memory:
+    return Memory(size, os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC))

@@ -28,7 +28,7 @@ from torchdali.pool._arena import Arena, MemoryHook
 from torchdali.pool._child import OwnChild
 from torchdali.pool._dispatch import Dispatch
 from torchdali.pool._interrupt import deferred_interrupt
-from torchdali.pool._job import Job
+from torchdali.pool._job import Items, Job
 from torchdali.pool._memory import Memory, default_memory_limit
 from torchdali.pool._options import DEFAULT_BYTES_PER_ITEM, OnWorkerDeath, Options, choose_method
 from torchdali.pool._recovery import Recovery
@@ -66,6 +66,7 @@ class WorkerPool:
         seed: of the workers' generators (``random``, NumPy, torch), each of which gets another stream from it; None: a
             random one.
         initialize: called in each worker with its index before its first task. If it raises, all calls there raise that.
+        keep_memory: while the pool is open, give no pages of its memory back to the system; for when other processes pin them.
         memory_hook: told of memory that is used and asked when it may be used again; see :class:`MemoryHook`.
 
     A pool may be used from several threads, one at a time. Results are NumPy arrays and torch tensors that are views of
@@ -88,6 +89,7 @@ class WorkerPool:
         stopped_seconds: float = 10.0,
         seed: int | None = None,
         initialize: Callable[[int], None] | None = None,
+        keep_memory: bool = False,
         memory_hook: MemoryHook | None = None,
     ) -> None:
         self._options = Options(
@@ -100,12 +102,11 @@ class WorkerPool:
             stopped_seconds=stopped_seconds,
         )
         self._options.check()
-        self.name = name
-        self.num_workers = num_workers
+        self.name, self.num_workers = name, num_workers
         seed = secrets.randbits(63) if seed is None else seed
         self._setup = Setup(name, list(functions), num_workers, seed, initialize)
         self._memory_limit = default_memory_limit() if memory_limit is None else memory_limit
-        self._memory_hook = memory_hook
+        self._arena_options: dict[str, Any] = {"hook": memory_hook, "keep": keep_memory}
         self._before_fork = before_fork
         self._lock = threading.RLock()
         self._statistics = PoolStatistics()
@@ -156,7 +157,7 @@ class WorkerPool:
     def _prepare(self) -> None:
         memory = Memory(self._memory_limit)
         self._workforce = workforce = Workforce(self.name, self.num_workers, memory, self._options.dedicated)
-        self._arena = Arena(memory, start=workforce.claims.nbytes, hook=self._memory_hook)
+        self._arena = Arena(memory, start=workforce.claims.nbytes, **self._arena_options)
         sizing = Sizing(len(self._setup.functions), self._options.bytes_per_item)
         self._dispatch = Dispatch(workforce, self._arena, sizing, self._statistics)
         itself = weakref.ref(self)
@@ -209,6 +210,11 @@ class WorkerPool:
         return [] if self._workforce is None else [child.pid for child in self._workforce.workers.values()]
 
     @property
+    def memory(self) -> Memory | None:
+        """What its processes share; None before :meth:`start`."""
+        return None if self._workforce is None else self._workforce.memory
+
+    @property
     def processes(self) -> list[BaseProcess]:
         """The living workers as multiprocessing's objects, by index; those that the zygote has forked have none."""
         children = [] if self._workforce is None else sorted(self._workforce.workers.items())
@@ -235,13 +241,7 @@ class WorkerPool:
     # --- work ---------------------------------------------------------------------------------------------------------
 
     def submit(
-        self,
-        function: int,
-        items: Sequence[Any],
-        *,
-        worker: int | None = None,
-        priority: int = 0,
-        stack: bool = False,
+        self, function: int, items: Sequence[Any], *, worker: int | None = None, priority: int = 0, stack: bool = False
     ) -> Job:
         """Have function number ``function`` called for each of ``items``; returns at once.
 
@@ -251,8 +251,9 @@ class WorkerPool:
             worker: a dedicated worker that is to do it; None: those that are not dedicated, and where all are, the first.
             priority: the lower, the sooner; jobs of one priority are begun in the order in which they are submitted.
             stack: where all results are of one structure (nested tuples, lists and dicts of tensors, arrays and numbers, of
-                equal types and shapes), :meth:`collect` gives a :class:`Stacked`. Once such a job is complete, the workers
-                write those that are submitted later straight to their places.
+                equal types and shapes), :meth:`collect` gives a :class:`Stacked`; where nothing but lengths in their shapes
+                differs, a :class:`Ragged`. Once a job was stacked, the workers write those that are submitted later straight
+                to their places.
 
         Raises:
             WorkerDiedError: no worker is left.
@@ -268,7 +269,8 @@ class WorkerPool:
             job: Job | None = None
             try:
                 with deferred_interrupt():
-                    job = dispatch.add(function, list(items), lane, priority, stack=stack)
+                    kept = items if isinstance(items, (range, Items)) else list(items)
+                    job = dispatch.add(function, kept, lane, priority, stack=stack)
                     self._tell_of_limit()
             except BaseException:  # Ctrl-C: nobody will ask for this job
                 if job is not None:
@@ -293,7 +295,7 @@ class WorkerPool:
         return worker + 1
 
     def collect(self, job: Job, *, timeout: float | None = None) -> Any:
-        """Wait for a job and return its results in order: a list with one for each item, or a :class:`Stacked`.
+        """Wait for a job; returns a list of its results in order, or with ``stack`` a :class:`Stacked` or :class:`Ragged`.
 
         A failed call's place holds a :class:`Raised` with the exception, ready to be raised: of its own type, with the
         worker's traceback as ``__cause__`` and the item in a note.
@@ -311,7 +313,7 @@ class WorkerPool:
         with self._lock:
             if job.cancelled:
                 raise RuntimeError("this job was cancelled")
-            self._wait(lambda: job.results is not None or job.complete, lambda recovery: recovery.whom(job), timeout, 3)
+            self._wait(lambda: job.arrived, lambda recovery: recovery.whom(job), timeout, 3)
             with deferred_interrupt():
                 if job.results is None:
                     known = [] if self._workforce is None else self._workforce.known_exceptions
@@ -331,12 +333,12 @@ class WorkerPool:
         """
         with self._lock:
             self._wait(
-                lambda: any(job.results is not None or job.complete for job in jobs),
+                lambda: any(job.arrived for job in jobs),
                 lambda recovery: recovery.whom(jobs[0]),
                 timeout,
                 3,
             )
-            return [job for job in jobs if job.results is not None or job.complete]
+            return [job for job in jobs if job.arrived]
 
     def cancel(self, job: Job, *, withdraw: bool = True) -> None:
         """Forget a job: its results are dropped when they come.

@@ -6,7 +6,8 @@ blocks that begin at ``offset``, see ``_structure``; the others are described.
 
 Result, worker to parent: the run of task ``serial`` is done. What is described has a pickle without its large pieces, and
 where those lie: from the task's offset, or in a memory file that is sent along where they did not fit. A long list of
-descriptions lies behind the pieces, where ``descriptions`` says how long it is.
+descriptions lies behind the pieces, where ``descriptions`` says how long it is. Results that are nested alike are not
+described each, but all of them by one table, see ``_ragged``.
 """
 
 from __future__ import annotations
@@ -59,11 +60,14 @@ class Result(NamedTuple):
     size: int
     """Bytes written for what is described, alignment included."""
     descriptions: bytes | tuple[int, int]
-    """A pickled list of (description, spans of its pieces), or (offset, length) of where that lies."""
+    """A pickled list of (description, spans of its pieces), or (offset, length) of where that lies.
+
+    With ``ragged`` the pickle is an outline, a table and what is small, see :class:`~torchdali.pool._ragged.Outline`."""
     described: list[int] | None = None
     """Positions in the run of what is described; None: all."""
     structure: bytes | None = None
     """The pickled nesting that all results have, if it was asked for and there is one."""
+    ragged: bool = False
 
     def pack(self) -> bytes:
         """As a payload."""

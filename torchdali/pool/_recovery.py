@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torchdali._warnings import warn
 from torchdali.errors import WorkerDiedError
@@ -173,7 +173,7 @@ class Recovery:
         """True when it makes no sense to start another worker of this index."""
         return self._futile_alone.get(index, 0) >= FUTILE_STARTS or self._futile.get(index, 0) >= FUTILE_STARTS_OF_ONE
 
-    def _error(self, index: int, child: Child, held: list[object], position: int, serial: int) -> WorkerDiedError:
+    def _error(self, index: int, child: Child, held: Sequence[object], position: int, serial: int) -> WorkerDiedError:
         message = f"worker {index} of {self._name} (pid {child.pid}) "
         message += self._killed.pop(index, "") or describe_exit(child.exitcode)
         if held:

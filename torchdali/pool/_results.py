@@ -12,16 +12,14 @@ from torchdali.pool._codec import ALIGNMENT, SMALL, decode_all
 from torchdali.pool._failure import Failure
 from torchdali.pool._failure import unpack as unpack_failure
 from torchdali.pool._job import Job, Part, Raised, Run, Stacked
+from torchdali.pool._ragged import SMALL_BLOCK, Outline, Ragged, gather
 from torchdali.pool._structure import Structure
 from torchdali.pool._worker import describe_item
 
 __all__ = ["unpack"]
 
-SMALL_BLOCK = 4096
-"""Bytes below which a block is copied: a batch's labels, if kept, must not hold the memory of the whole batch."""
 
-
-def unpack(job: Job, known: list[type[BaseException]], name: str) -> list[Any] | Stacked:
+def unpack(job: Job, known: list[type[BaseException]], name: str) -> list[Any] | Stacked | Ragged:
     """The results of a complete job.
 
     Args:
@@ -39,6 +37,11 @@ def unpack(job: Job, known: list[type[BaseException]], name: str) -> list[Any] |
         if all(part.described == [] for part in job.parts.values()):
             job.parts.clear()
             return Stacked(job.structure.stack(blocks), len(job.items))
+    elif job.agreed is None and job.parts and all(part.ragged and part.memory is None for part in job.parts.values()):
+        ragged = _join(job, root)
+        if ragged is not None:
+            job.parts.clear()
+            return ragged
     outcomes: list[Any] = [None] * len(job.items)
     for number, run in job.runs.items():
         outcomes[run.first : run.first + run.size] = _unpack_run(job, run, job.parts.pop(number), root, blocks)
@@ -47,6 +50,25 @@ def unpack(job: Job, known: list[type[BaseException]], name: str) -> list[Any] |
             note = f"raised for {describe_item(job.items[position])} in a worker of {name}"
             outcomes[position] = Raised(unpack_failure(outcome, known, note))
     return outcomes if job.agreed is None else _stack(job.agreed, outcomes)
+
+
+def _join(job: Job, root: Bytes) -> Ragged | None:
+    """All results as columns, if those of all runs are nested alike."""
+    runs = sorted(job.runs.items(), key=lambda entry: entry[1].first)
+    outlines, tables, copies, bases = set(), [], [], []
+    for number, run in runs:
+        packed, table, copied = pickle.loads(job.parts[number].descriptions or b"")
+        outlines.add(packed)
+        tables.append(table)
+        copies.append(copied)
+        bases.append(job.place(run)[0])
+    try:
+        outline, *others = [Outline.load(packed) for packed in outlines]
+    except Exception:  # a class of the user's that cannot be loaded here
+        return None
+    if any(other.nesting != outline.nesting for other in others):
+        return None
+    return gather(outline, tables, copies, np.repeat(bases, [run.size for _, run in runs]), root)
 
 
 def _stack(structure: Structure, values: list[Any]) -> list[Any] | Stacked:
@@ -70,6 +92,12 @@ def _unpack_run(job: Job, run: Run, part: Part, root: Bytes, blocks: list[Any]) 
     if memory is None:
         offset, capacity = job.place(run)
         memory = root[offset : offset + capacity]
+    if part.ragged:
+        try:
+            packed, table, _ = pickle.loads(part.descriptions)
+            return Outline.load(packed).items(table, memory, run.size)
+        except BaseException as error:  # unpickling runs the user's code
+            return [Raised(_without_exit(error))] * run.size
     values = decode_all(pickle.loads(part.descriptions), memory, lambda position, error: Raised(_without_exit(error)))
     if part.described is None:
         return values

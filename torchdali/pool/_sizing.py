@@ -15,7 +15,10 @@ __all__ = ["Sizing"]
 RUN_SECONDS = 0.002
 """Work in one run, as far as it can be foreseen: the cost of a message does not matter then, and waiting does not either."""
 
-_FADE = 16
+_WORKER_SECONDS = 0.001
+"""And for each worker so much, if that is more: the messages of all of them are read by one process."""
+
+_FADE = 64
 """The estimate of a result's size falls by this part with each run that needs less."""
 
 _LEAST = 128 * 1024
@@ -68,7 +71,8 @@ class Sizing:
         """A job's items in runs."""
         share = -(-items // max(1, workers))
         seconds = self._known[function].seconds
-        length = -(-share // 4) if seconds is None else int(RUN_SECONDS / max(seconds, 1e-9))
+        wanted = max(RUN_SECONDS, _WORKER_SECONDS * workers)
+        length = -(-share // 4) if seconds is None else int(wanted / max(seconds, 1e-9))
         length = max(1, min(length, share))
         return [Run(first, min(length, items - first)) for first in range(0, items, length)]
 

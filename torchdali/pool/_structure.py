@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-__all__ = ["NotStackable", "Structure", "nesting_of"]
+__all__ = ["NUMBERS", "Leaf", "NotStackable", "Structure", "build", "flatten", "leaves_of", "nesting_of", "outline_of"]
 
 _INT64 = range(-(2**63), 2**63)
 _KEYS = (str, int, bool, bytes)
-_NUMBERS: dict[type, torch.dtype] = {
+NUMBERS: dict[type, torch.dtype] = {
     int: torch.int64,
     float: torch.float64,
     bool: torch.bool,
@@ -67,6 +68,15 @@ class Leaf(NamedTuple):
         """Of one item."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
+    def array(self, value: Any) -> npt.NDArray[Any]:
+        """A value that is such a leaf as an array of :attr:`array_dtype`, which shares its memory where it has some."""
+        if self.kind is not torch.Tensor:
+            return np.asarray(value, self.array_dtype)
+        if self.dtype in _SHARED:
+            array: npt.NDArray[Any] = value.numpy()
+            return array
+        return np.asarray(value.view(_BITS[self.dtype.itemsize]).numpy())
+
     @property
     def array_dtype(self) -> Any:
         """NumPy's type for its memory: where NumPy has no such numbers, bits of that size."""
@@ -99,10 +109,10 @@ def nesting_of(value: Any) -> Any:
         if value.dtype.hasobject or not value.dtype.itemsize or value.ndim > _MOST_DIMENSIONS:
             raise NotStackable
         return Leaf(np.ndarray if cls is np.ndarray else np.generic, value.dtype, value.shape)
-    if cls in _NUMBERS:
+    if cls in NUMBERS:
         if cls is int and value not in _INT64:
             raise NotStackable
-        return Leaf(cls, _NUMBERS[cls], ())
+        return Leaf(cls, NUMBERS[cls], ())
     if cls is tuple or cls is list or _is_named_tuple(cls):
         return cls, tuple([nesting_of(entry) for entry in value])
     if cls is dict:
@@ -119,20 +129,37 @@ def _is_named_tuple(cls: type) -> bool:
     return cls.__bases__ == (tuple,) and hasattr(cls, "_fields")
 
 
-def _build(nesting: Any, take: Callable[[], Any]) -> Any:
+def outline_of(nesting: Any) -> Any:
+    """The same with shapes of which only the number of dimensions is told: each length is -1."""
+    if isinstance(nesting, Leaf):
+        return Leaf(nesting.kind, nesting.dtype, (-1,) * len(nesting.shape))
+    return *nesting[:-1], tuple([outline_of(entry) for entry in nesting[-1]])
+
+
+def build(nesting: Any, take: Callable[[], Any]) -> Any:
+    """A value of this nesting, with what ``take`` gives for leaves."""
     if isinstance(nesting, Leaf):
         return take()
     cls = nesting[0]
     if cls is dict:
-        return {key: _build(entry, take) for (_, key), entry in zip(nesting[1], nesting[2], strict=True)}
-    entries = [_build(entry, take) for entry in nesting[1]]
+        return {key: build(entry, take) for (_, key), entry in zip(nesting[1], nesting[2], strict=True)}
+    entries = [build(entry, take) for entry in nesting[1]]
     return cls(entries) if cls is list or cls is tuple else cls._make(entries)
 
 
-def _leaves(nesting: Any) -> list[Leaf]:
+def leaves_of(nesting: Any) -> list[Leaf]:
+    """What its leaves are, in order."""
     if isinstance(nesting, Leaf):
         return [nesting]
-    return [leaf for entry in nesting[-1] for leaf in _leaves(entry)]
+    return [leaf for entry in nesting[-1] for leaf in leaves_of(entry)]
+
+
+def flatten(nesting: Any, value: Any) -> list[Any]:
+    """The leaves of a value of this nesting, in order."""
+    if isinstance(nesting, Leaf):
+        return [value]
+    entries = value.values() if nesting[0] is dict else value
+    return [leaf for entry, part in zip(nesting[-1], entries, strict=True) for leaf in flatten(entry, part)]
 
 
 Gather = Callable[[Any, list[Any]], bool]
@@ -215,7 +242,7 @@ class Structure:
 
     def __init__(self, nesting: Any) -> None:
         self.nesting = nesting
-        self.leaves = _leaves(nesting)
+        self.leaves = leaves_of(nesting)
         self._gather = _gather(nesting)
 
     def offsets(self, items: int, alignment: int) -> tuple[list[int], int]:
@@ -265,13 +292,13 @@ class Structure:
 
     def stack(self, blocks: Sequence[Any]) -> Any:
         """One value of this nesting with blocks for leaves; Python's numbers are tensors in it."""
-        return _build(self.nesting, iter(blocks).__next__)
+        return build(self.nesting, iter(blocks).__next__)
 
     def item(self, blocks: Sequence[Any], index: int, copy_below: int) -> Any:
         """One item as its worker made it; leaves smaller than ``copy_below`` bytes are copies."""
         leaves = []
         for leaf, block in zip(self.leaves, blocks, strict=True):
-            if leaf.kind in _NUMBERS:
+            if leaf.kind in NUMBERS:
                 leaves.append(block[index].item())
             elif leaf.kind is np.ndarray:
                 value = block[index, ...]  # an ellipsis makes it an array also where it has no dimensions
@@ -280,4 +307,4 @@ class Structure:
                 leaves.append(block[index])
             else:
                 leaves.append(block[index].clone() if leaf.nbytes < copy_below else block[index])
-        return _build(self.nesting, iter(leaves).__next__)
+        return build(self.nesting, iter(leaves).__next__)

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -28,7 +28,7 @@ from torchdali.pool._memory import Memory
 from torchdali.pool._protocol import Result, Task
 from torchdali.pool._structure import Structure
 from torchdali.pool._worker_info import WorkerInfo, seed_generators, set_worker_info
-from torchdali.pool._writer import DescribedRun, Region, StackedRun
+from torchdali.pool._writer import DescribedRun, RaggedRun, Region, StackedRun
 
 __all__ = ["Bench", "describe_item", "end_interpreter", "work"]
 
@@ -36,6 +36,8 @@ GRACE_SECONDS = 0.2
 """How long a worker may finish its call after the parent is gone: enough to notice the end by itself."""
 
 _LONGEST_REPR = 200
+
+Run: TypeAlias = "DescribedRun | RaggedRun | StackedRun"
 
 _ending = threading.Event()
 
@@ -112,10 +114,11 @@ class Worker:
         self._index = index
         self._region = Region(bench.memory)
         self._structures: dict[bytes, Structure | None] = {}
+        self._outlines: list[tuple[Any, bytes]] = []
         self._broken: BaseException | None = None
         setup = bench.setup
         seed = seed_generators(setup.seed, index, generation)
-        set_worker_info(WorkerInfo(index, setup.num_workers, seed, setup.name), self._region.allocate)
+        set_worker_info(WorkerInfo(index, setup.num_workers, seed, setup.name), self._region.allocate, bench.memory)
         if setup.initialize is not None:
             try:
                 setup.initialize(index)
@@ -160,7 +163,7 @@ class Worker:
         described = run.missing if isinstance(run, StackedRun) else None
         result = Result(task.serial, self._index, seconds, idle, 0, b"", described, run.structure())
         try:
-            self._deliver(result, run.described)
+            self._deliver(result, run)
         except (BrokenPipeError, ConnectionResetError):
             raise
         except (OSError, MemoryError) as error:  # no memory, no descriptor: small failures still get through
@@ -168,14 +171,14 @@ class Worker:
             failures = DescribedRun(self._region, stack=False)
             for item in items if described is None else [items[position] for position in described]:
                 failures.add(self._fail(item, error))
-            self._deliver(result._replace(structure=None), failures.described)
+            self._deliver(result._replace(structure=None), failures)
         finally:
             self._region.begin(0, 0)  # what is made between two calls must not be in memory that is another's by then
 
-    def _begin(self, task: Task) -> DescribedRun | StackedRun:
+    def _begin(self, task: Task) -> Run:
         if task.structure is None:
             self._region.begin(task.offset, task.capacity)
-            return DescribedRun(self._region, stack=task.stack)
+            return RaggedRun(self._region, self._outlines) if task.stack else DescribedRun(self._region, stack=False)
         self._region.begin(0, 0)
         structure = self._structure(task.structure)
         if structure is None:
@@ -191,7 +194,7 @@ class Worker:
                 self._structures[packed] = None
         return self._structures[packed]
 
-    def _call(self, task: Task, items: list[Any], run: DescribedRun | StackedRun) -> None:
+    def _call(self, task: Task, items: list[Any], run: Run) -> None:
         function = self._bench.setup.functions[task.function] if self._broken is None else self._refuse
         claims, index = self._bench.claims, self._index
         for position, item in enumerate(items):
@@ -217,11 +220,13 @@ class Worker:
             error = substitute.with_traceback(error.__traceback__)
         return pack(error, self._bench.known_exceptions, where)
 
-    def _deliver(self, result: Result, described: list[tuple[bytes, list[tuple[int, int]]]]) -> None:
-        pickled = pickle.dumps(described, protocol=5)
+    def _deliver(self, result: Result, run: Run) -> None:
+        ragged = isinstance(run, RaggedRun) and run.described is None
+        pickled = pickle.dumps(run.table() if isinstance(run, RaggedRun) and ragged else run.described, protocol=5)
         descriptions = pickled if len(pickled) <= INLINE_LIMIT // 2 else self._region.place(memoryview(pickled))
         file = self._region.complete_file()
-        self._bench.results.send(result._replace(size=self._region.end, descriptions=descriptions).pack(), file)
+        result = result._replace(size=self._region.end, descriptions=descriptions, ragged=ragged)
+        self._bench.results.send(result.pack(), file)
 
 
 class _NotLoaded:

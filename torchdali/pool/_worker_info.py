@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["WorkerInfo", "empty", "seed_generators", "worker_info"]
+from torchdali.pool._memory import Memory
+
+__all__ = ["WorkerInfo", "empty", "seed_generators", "worker_info", "worker_memory"]
 
 
 class WorkerInfo(NamedTuple):
@@ -30,6 +32,7 @@ class WorkerInfo(NamedTuple):
 
 _info: WorkerInfo | None = None
 _allocate: Callable[[int], Any] | None = None
+_memory: Memory | None = None
 
 
 def worker_info() -> WorkerInfo | None:
@@ -37,10 +40,22 @@ def worker_info() -> WorkerInfo | None:
     return _info
 
 
-def set_worker_info(info: WorkerInfo, allocate: Callable[[int], Any]) -> None:
-    """Worker: note which one this is, and what gives memory (a writable buffer, or None where there is none left)."""
-    global _info, _allocate
-    _info, _allocate = info, allocate
+def worker_memory() -> Memory | None:
+    """The shared memory of the pool whose worker this code runs in; None in a process that is none.
+
+    For functions that are told where the parent holds bytes there, instead of getting copies of them:
+    :meth:`Memory.offset_of <torchdali.pool.Memory.offset_of>` in the parent, and ``view`` of the same here.
+    """
+    return _memory
+
+
+def set_worker_info(info: WorkerInfo, allocate: Callable[[int], Any], memory: Memory) -> None:
+    """Worker: note which one this is, what gives memory for results, and all memory of its pool.
+
+    ``allocate`` gives a writable buffer, or None where there is none left.
+    """
+    global _info, _allocate, _memory
+    _info, _allocate, _memory = info, allocate, memory
 
 
 @overload

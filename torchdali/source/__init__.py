@@ -3,7 +3,7 @@
 from torchdali.source._external import ExternalSource
 from torchdali.source._folder import PHOTOGRAPHS, JpegFolder
 from torchdali.source._info import BatchInfo, SampleInfo
-from torchdali.source._reader import LastBatch, Reader, SourceBatch
+from torchdali.source._reader import LastBatch, Predecoded, Reader, SourceBatch
 
 __all__ = [
     "PHOTOGRAPHS",
@@ -11,6 +11,7 @@ __all__ = [
     "ExternalSource",
     "JpegFolder",
     "LastBatch",
+    "Predecoded",
     "Reader",
     "SampleInfo",
     "SourceBatch",

@@ -16,6 +16,9 @@ from torchdali.source._outputs import as_batches, as_tensor, split_outputs
 
 __all__ = ["Turn", "WorkerFunction", "call_for_batch", "check_sample", "worker_function"]
 
+_BLOCK = 128
+"""Samples whose random numbers are made together."""
+
 _WHOLE_EPOCH = 2**64 - 1
 """Stands for the sample where the generators are seeded for an epoch."""
 
@@ -58,6 +61,9 @@ class WorkerFunction:
     def __init__(self, source: ExternalSource, seed: int) -> None:
         self._source = source
         self._seed = seed
+        self._words: dict[int, tuple[int, int, int, int]] = {}
+        """By index, of one block of samples in one epoch: made together, which costs little more than one alone."""
+        self._block: tuple[int, int] | None = None
         self.__name__ = source.name
 
     def __call__(self, info: Any) -> Any:
@@ -72,10 +78,22 @@ class WorkerFunction:
             return None
 
     def _seed_generators(self, epoch: int, index: int) -> None:
-        a, b, c, d = words(self._seed, epoch, SOURCE_STREAM, index)
+        a, b, c, d = self._words_of(epoch, index)
         random.seed(a << 32 | b)
         np.random.seed(c)
         torch.default_generator.manual_seed(d << 31 | a >> 1)
+
+    def _words_of(self, epoch: int, index: int) -> tuple[int, int, int, int]:
+        if index >= _WHOLE_EPOCH - _BLOCK:
+            a, b, c, d = words(self._seed, epoch, SOURCE_STREAM, index)
+            return a, b, c, d
+        block = epoch, index // _BLOCK
+        if block != self._block:
+            indices = np.arange(_BLOCK, dtype=np.int64) + block[1] * _BLOCK
+            columns = [column.tolist() for column in words(self._seed, epoch, SOURCE_STREAM, indices)]
+            self._words = dict(zip(indices.tolist(), zip(*columns, strict=True), strict=True))
+            self._block = block
+        return self._words[index]
 
 
 class IterableFunction(WorkerFunction):

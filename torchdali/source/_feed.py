@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchdali.pool import Raised, Stacked, WorkerPool
+from torchdali.pool import Column, Ragged, Raised, Stacked, WorkerPool
 from torchdali.source._call import Turn, call_for_batch, check_sample
 from torchdali.source._cycle import Cycle
 from torchdali.source._external import ExternalSource
-from torchdali.source._info import BatchInfo, SampleInfo
+from torchdali.source._info import BatchInfo, SampleInfos
 from torchdali.source._outputs import as_batches
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Delivery", "Feed", "IterableFeed", "ParallelFeed", "SerialFeed"]
+__all__ = ["Delivery", "Feed", "IterableFeed", "ParallelFeed", "SerialFeed", "urgency"]
 
 
 class Delivery(NamedTuple):
@@ -42,7 +42,17 @@ def _from_samples(samples: list[tuple[torch.Tensor, ...]], stopped: bool) -> Del
     return Delivery(tuple(TensorList(column) for column in zip(*samples, strict=True)), len(samples), stopped)
 
 
-def _urgency(info: BatchInfo) -> int:
+def _of_leaf(leaf: torch.Tensor | Column) -> TensorList:
+    """All samples of an output: views of one memory, made when they are asked for."""
+    if isinstance(leaf, torch.Tensor):
+        return TensorList.from_batch(leaf)
+    if not leaf.memory.nbytes:
+        return TensorList.from_flat(torch.empty(0, dtype=leaf.dtype), leaf.shapes)
+    flat = torch.frombuffer(leaf.memory, dtype=leaf.dtype)  # holds the memory for as long as there is a view of it
+    return TensorList._of_buffer(flat, leaf.offsets // leaf.dtype.itemsize, leaf.shapes)
+
+
+def urgency(info: BatchInfo) -> int:
     """A priority: batches are made in the order in which they are wanted."""
     return info.epoch_idx << 32 | info.iteration
 
@@ -74,10 +84,9 @@ class Feed(ABC):
     def restart(self) -> None:  # noqa: B027  callables have no state that could be restarted
         """Begin a new epoch."""
 
-    def samples_of(self, info: BatchInfo) -> list[SampleInfo]:
+    def samples_of(self, info: BatchInfo) -> SampleInfos:
         """What a sample source is asked for in a batch."""
-        first = info.iteration * self.batch_size
-        return [SampleInfo(first + i, i, info.iteration, info.epoch_idx) for i in range(self.batch_size)]
+        return SampleInfos(info, self.batch_size, range(self.batch_size))
 
 
 # --- in workers -------------------------------------------------------------------------------------------------------
@@ -100,14 +109,16 @@ class ParallelFeed(Feed):
     def request(self, info: BatchInfo) -> Any:
         """Hand the batch to the workers."""
         if self.source.kind == "batch":
-            return self._pool.submit(self._function, [info], priority=_urgency(info))
-        return self._pool.submit(self._function, self.samples_of(info), priority=_urgency(info), stack=True)
+            return self._pool.submit(self._function, [info], priority=urgency(info))
+        return self._pool.submit(self._function, self.samples_of(info), priority=urgency(info), stack=True)
 
     def receive(self, ticket: Any) -> Delivery:
         """Wait for the workers."""
         results = self._pool.collect(ticket)
         if isinstance(results, Stacked):
             return Delivery(tuple(TensorList.from_batch(block) for block in results.value), results.size, False)
+        if isinstance(results, Ragged):
+            return Delivery(tuple(_of_leaf(leaf) for leaf in results.value), results.size, False)
         end = next((position for position, result in enumerate(results) if result is None), len(results))
         for result in results[:end]:
             if isinstance(result, Raised):
@@ -150,7 +161,7 @@ class IterableFeed(ParallelFeed):
             return self._kept.popleft()
         turn = Turn(info, info.iteration if self.source.begins_anew else self._asked)
         self._asked += 1
-        return self._pool.submit(self._function, [turn], worker=self._worker, priority=_urgency(info))
+        return self._pool.submit(self._function, [turn], worker=self._worker, priority=urgency(info))
 
     def cancel(self, ticket: Any) -> None:
         """Take the batch from the worker, or keep it for later."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-__all__ = ["BatchInfo", "SampleInfo"]
+from torchdali.pool import Items
+
+__all__ = ["BatchInfo", "SampleInfo", "SampleInfos"]
 
 
 class SampleInfo(NamedTuple):
@@ -27,3 +30,38 @@ class BatchInfo(NamedTuple):
     """Number of the batch in the epoch, from 0."""
     epoch_idx: int
     """Number of the epoch, from 0."""
+
+
+class SampleInfos(Items):
+    """The :class:`SampleInfo` of neighbouring samples of a batch, made as they are asked for.
+
+    Args:
+        batch: which one.
+        batch_size: samples in each batch.
+        places: positions in the batch.
+    """
+
+    __slots__ = ("_batch", "_batch_size", "_places")
+
+    def __init__(self, batch: BatchInfo, batch_size: int, places: range) -> None:
+        self._batch = batch
+        self._batch_size = batch_size
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return SampleInfos(self._batch, self._batch_size, self._places[index])
+        place, (iteration, epoch) = self._places[index], self._batch
+        return SampleInfo(iteration * self._batch_size + place, place, iteration, epoch)
+
+    def __iter__(self) -> Iterator[SampleInfo]:
+        iteration, epoch = self._batch
+        first = iteration * self._batch_size
+        for place in self._places:
+            yield SampleInfo(first + place, place, iteration, epoch)
+
+    def __reduce__(self) -> Any:
+        return SampleInfos, (self._batch, self._batch_size, self._places)

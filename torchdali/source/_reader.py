@@ -21,16 +21,29 @@ import numpy.typing as npt
 
 from torchdali._warnings import warn
 from torchdali.errors import WorkerDiedError
-from torchdali.pool import DEFAULT_BYTES_PER_ITEM, Job, PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.pool import DEFAULT_BYTES_PER_ITEM, Job, Memory, PoolStatistics, WorkerPool, deferred_interrupt
 from torchdali.source._call import worker_function
 from torchdali.source._external import ExternalSource
 from torchdali.source._feed import Delivery, Feed, IterableFeed, ParallelFeed, SerialFeed
 from torchdali.source._info import BatchInfo
 from torchdali.tensorlist import TensorList
 
-__all__ = ["LastBatch", "Reader", "SourceBatch"]
+__all__ = ["LastBatch", "Predecoded", "Reader", "SourceBatch"]
 
 LastBatch = Literal["partial", "drop"]
+
+
+class Predecoded(NamedTuple):
+    """What workers have made of some samples of one output, ahead of whoever is to make it of the others."""
+
+    output: int
+    """Number of the output among all of the sources."""
+    positions: npt.NDArray[np.int64]
+    """Of the samples in the batch, shape (K,), in ascending order."""
+    images: TensorList
+    """K results."""
+    settings: Any
+    """How they were made; whoever takes them compares it."""
 
 
 class SourceBatch(NamedTuple):
@@ -41,6 +54,7 @@ class SourceBatch(NamedTuple):
     """Of the samples in the epoch."""
     iteration: int
     epoch: int
+    decoded: Predecoded | None = None
 
 
 class _Pending:
@@ -68,6 +82,7 @@ class Reader:
         before_fork: called before workers are forked; it may raise to forbid it.
         around_serial: made for each batch that a source makes in this process, and entered meanwhile.
         pool_options: further arguments of :class:`~torchdali.pool.WorkerPool`.
+        functions: further functions of the pool, for whoever calls them there; see :attr:`first_function`.
     """
 
     def __init__(
@@ -83,6 +98,7 @@ class Reader:
         before_fork: Callable[[], None] | None = None,
         around_serial: Callable[[BatchInfo], AbstractContextManager[Any]] | None = None,
         pool_options: Mapping[str, Any] | None = None,
+        functions: Sequence[Callable[[Any], Any]] = (),
     ) -> None:
         self.batch_size = batch_size
         self._last_batch = last_batch
@@ -92,13 +108,13 @@ class Reader:
         iterables = [source for source in parallel if source.kind == "iterable"]
         dedicated = 0
         if parallel:
-            if len(iterables) == len(parallel):
+            if len(iterables) == len(parallel) and not functions:
                 num_workers = min(num_workers, len(iterables))  # more would have nothing to do
-            shared = 1 if len(iterables) < len(parallel) and num_workers > 1 else 0
+            shared = 1 if (len(iterables) < len(parallel) or functions) and num_workers > 1 else 0
             dedicated = min(len(iterables), num_workers - shared)
             hints = [source.bytes_per_sample_hint for source in parallel if source.bytes_per_sample_hint]
             self._pool = WorkerPool(
-                [worker_function(source, seed) for source in parallel],
+                [*(worker_function(source, seed) for source in parallel), *functions],
                 num_workers,
                 name=name,
                 before_fork=before_fork,
@@ -106,6 +122,8 @@ class Reader:
                 dedicated=dedicated,
                 **(pool_options or {}),
             )
+        self.first_function = len(parallel)
+        """Number in the pool of the first of ``functions``."""
         self._feeds: list[Feed] = []
         for source in sources:
             if self._pool is None or not source.parallel:
@@ -140,6 +158,16 @@ class Reader:
         self._ready = None
         if self._pool is not None:
             self._pool.close()
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the workers write to, once they are started; None where no source is parallel."""
+        return None if self._pool is None else self._pool.memory
+
+    @property
+    def pool(self) -> WorkerPool | None:
+        """The workers; None where no source is parallel."""
+        return self._pool
 
     @property
     def pids(self) -> list[int]:
@@ -203,6 +231,12 @@ class Reader:
                 except TimeoutError as error:
                     return str(error).partition("; ")[2]
         return ""
+
+    def waits_for(self) -> list[Job]:
+        """The jobs that :meth:`peek` would wait for; none also where it has not asked for any."""
+        if self._ready is not None or self._ended or not self._pending:
+            return []
+        return [ticket for ticket in self._pending[0].tickets if isinstance(ticket, Job) and not ticket.arrived]
 
     def next(self) -> SourceBatch:
         """The next batch: :meth:`peek` and :meth:`advance`."""
