@@ -313,6 +313,5 @@ def test_images_of_other_numbers_of_channels_work_channel_by_channel(device):
 
 
 def test_what_no_kernel_can_do_is_done_by_the_definition(device):
-    images = photographs(device, torch.int32)
-    assert differences([contrast()], images)[0] == 0
+    assert differences([resized()], photographs(device, torch.int32))[0] <= 1
     assert differences([resized(20, 21, to=torch.float64)], photographs(device))[0] < 1e-3

@@ -1,4 +1,4 @@
-"""Runs the tests of kernels.py where they can be run: in Triton's interpreter, and on a GPU."""
+"""Runs the tests of kernels.py and kernels_of_operators.py where they can be run: in Triton's interpreter, and on a GPU."""
 
 import os
 import subprocess
@@ -10,11 +10,11 @@ import torch
 
 pytest.importorskip("triton")
 
-TESTS = Path(__file__).with_name("kernels.py")
+TESTS = [str(Path(__file__).with_name(name)) for name in ("kernels.py", "kernels_of_operators.py")]
 
 
 def outcome(**environment):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False
     )

@@ -16,7 +16,7 @@ import torch
 
 from torchdali.ops._arguments import Argument, check_argument, check_dtype, of_call, per_channel
 from torchdali.ops._colour import Colour
-from torchdali.ops._execute import image_sizes
+from torchdali.ops._execute import has_kernels, image_sizes
 from torchdali.ops._geometry_arguments import check_pixels, require, shown
 from torchdali.ops._operator import ImageOperator
 from torchdali.ops._steps import Sizes, convert
@@ -205,30 +205,70 @@ class Normalize(ImageOperator):
             return super().forward(images, mean=mean, std=std)
         batch = TensorList.from_batch(images)
         check_pixels(batch.dtype, "Normalize")
-        image_sizes(batch, "Normalize")
+        sizes = image_sizes(batch, "Normalize")
         interleaved = batch.layout == "HWC"
         views = [image.permute(2, 0, 1) if interleaved else image for image in batch]
         layout = batch.layout or _AXES
         names = [axis if isinstance(axis, str) else layout[axis] for axis in self.axes]
-        results = self._by_statistics(views, [_AXES.index(name) for name in names], *known)
-        if interleaved:
-            results = [result.permute(1, 2, 0) for result in results]
-        output = TensorList(results, batch.layout, dtype=self.dtype or batch.dtype, device=batch.device)
+        dims = [_AXES.index(name) for name in names]
+        means, factors = self._known(sizes, *known) if len(batch) else (None, None)
+        output = self._launched(batch, sizes, dims, means, factors)
+        if output is None:
+            results = self._by_statistics(views, dims, means, factors)
+            if interleaved:
+                results = [result.permute(1, 2, 0) for result in results]
+            output = TensorList(results, batch.layout, dtype=self.dtype or batch.dtype, device=batch.device)
         return output if isinstance(images, TensorList) else output.as_tensor()
 
+    def _known(
+        self, sizes: Sizes, mean: Argument | None, std: Argument | None
+    ) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None]:
+        """Means and factors that are given, both (N, 1 or C)."""
+        count = len(sizes)
+        means = factors = None
+        if mean is not None:
+            means = per_channel(mean, count, "mean")
+            _check_channels(means, sizes)
+        if std is not None:
+            stds = self._std(std, count)
+            require(stds > 0, stds, "std", "positive: it is divided by")
+            _check_channels(stds, sizes)
+            factors = self.scale / stds
+        return means, factors
+
+    def _launched(
+        self,
+        batch: TensorList,
+        sizes: Sizes,
+        dims: list[int],
+        means: npt.NDArray[np.float64] | None,
+        factors: npt.NDArray[np.float64] | None,
+    ) -> TensorList | None:
+        """The results by two launches for the whole batch, where there are kernels for what is wanted."""
+        joint = len(dims) == len(_AXES)
+        if not has_kernels(batch.device.type) or not len(batch) or not (joint or sorted(dims) == [1, 2]):
+            return None
+        from torchdali.ops._kernels import Statistics, standardized
+
+        statistics = Statistics(means, factors, joint, self.batch, self.epsilon, self.ddof, self.scale, self.shift)
+        return standardized(batch, sizes, statistics, self.dtype)
+
     def _by_statistics(
-        self, images: list[torch.Tensor], dims: list[int], mean: Argument | None, std: Argument | None
+        self,
+        images: list[torch.Tensor],
+        dims: list[int],
+        mean: npt.NDArray[np.float64] | None,
+        factor: npt.NDArray[np.float64] | None,
     ) -> list[torch.Tensor]:
         """Apply to images (C, H, W), with the statistics that are not given computed on their device over ``dims``."""
-        count = len(images)
-        if not count:
+        if not images:
             return []
         if mean is None:
             totals = _for_each(lambda image: image.sum(dims, keepdim=True, dtype=torch.float64), images)
             means = [total / volume for total, volume in self._shared(totals, images, dims)]
         else:
-            means = _columns(per_channel(mean, count, "mean"), images)
-        if std is None:
+            means = _columns(mean, images)
+        if factor is None:
             pairs = list(zip(images, means, strict=True))
             squares = _for_each(lambda pair: (pair[0] - pair[1]).square_().sum(dims, keepdim=True), pairs)
             variances = [
@@ -237,9 +277,7 @@ class Normalize(ImageOperator):
             ]
             factors = [torch.where(variance > 0, self.scale * variance.rsqrt(), 0.0) for variance in variances]
         else:
-            stds = self._std(std, count)
-            require(stds > 0, stds, "std", "positive: it is divided by")
-            factors = _columns(self.scale / stds, images)
+            factors = _columns(factor, images)
 
         def work(item: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
             image, center, factor = item
@@ -270,12 +308,16 @@ def _for_each(function: Callable[[Any], torch.Tensor], items: Sequence[Any]) -> 
     return parallel_map(function, items) if first.device.type == "cpu" else [function(item) for item in items]
 
 
+def _check_channels(values: npt.NDArray[np.float64], sizes: Sizes) -> None:
+    """See that there is one value, or one for each channel of each image."""
+    for position, channels in enumerate(sizes[:, 0].tolist()):
+        if values.shape[1] not in (1, channels):
+            raise ValueError(
+                f"image {position} has {channels} channels, but mean or std is given for {values.shape[1]}"
+            )
+
+
 def _columns(values: npt.NDArray[np.float64], images: list[torch.Tensor]) -> list[torch.Tensor]:
     """(N, 1 or C) as a tensor for each image that goes with its (C, H, W)."""
-    for position, image in enumerate(images):
-        if values.shape[1] not in (1, image.shape[0]):
-            raise ValueError(
-                f"image {position} has {image.shape[0]} channels, but mean or std is given for {values.shape[1]}"
-            )
     columns = torch.tensor(values, device=images[0].device)
     return [column.view(-1, 1, 1) for column in columns]

@@ -16,7 +16,7 @@ from torchdali.ops._resample import Resample
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._warp import Warp
 
-__all__ = ["TYPES", "Group", "copies", "grouped", "supports"]
+__all__ = ["TYPES", "WIDE", "Group", "copies", "grouped", "narrowed", "supports"]
 
 _COLOURS = 3
 _EXTENT = 2**31
@@ -29,8 +29,14 @@ TYPES = {
     torch.int16: 3,
     torch.float16: 4,
     torch.bfloat16: 5,
+    torch.int32: 6,
+    torch.int64: 7,
+    torch.float64: 8,
 }
-"""Numbers, in the kernels, of the types whose values float32 holds."""
+"""Numbers of types in the kernels."""
+
+WIDE = frozenset((torch.int32, torch.int64, torch.float64))
+"""Types whose values float32 does not hold: what has to do with them is computed in double precision."""
 
 
 class Group(NamedTuple):
@@ -66,7 +72,7 @@ def grouped(steps: Sequence[Step], sizes: Sizes) -> list[Group]:
     groups: list[Group] = []
     for step in steps:
         last = groups[-1] if groups else None
-        after = None if last is None or last.erase is not None else last  # a group that may be continued
+        after = None if last is None or _ended(last) else last  # a group that may be continued
         if isinstance(step, Colour):
             if after is not None and len(after.colours) < _COLOURS:
                 groups[-1] = after._replace(colours=(*after.colours, step))
@@ -89,6 +95,30 @@ def grouped(steps: Sequence[Step], sizes: Sizes) -> list[Group]:
             raise TypeError(f"no kernel knows a step of type {type(step).__name__}")
         sizes = step.sizes(sizes)
     return groups
+
+
+def _ended(group: Group) -> bool:
+    """Whether nothing can follow in the same launch: what is erased is erased last, and added channels are not computed."""
+    last = group.colours[-1] if group.colours else None
+    return group.erase is not None or (
+        last is not None and last.matrix.ndim == 3 and last.matrix.shape[1] != last.matrix.shape[2]
+    )
+
+
+def narrowed(group: Group) -> tuple[Group, float | None]:
+    """A group that adds channels of one number at its end as one that does not, and that number; any other as it is."""
+    colour = group.colours[-1] if group.colours else None
+    if colour is None or colour.matrix.ndim != 3 or colour.matrix.shape[1] <= colour.matrix.shape[2]:
+        return group, None
+    channels = colour.matrix.shape[2]
+    factors = np.diagonal(colour.matrix, axis1=1, axis2=2)
+    others = colour.matrix.copy()
+    others[:, np.arange(channels), np.arange(channels)] = 0.0
+    added = colour.offset[:, channels:]
+    if others.any() or (added != added[:1, :1]).any():
+        return group, None
+    alone = Colour(factors.copy(), colour.offset[:, :channels].copy(), colour.to)
+    return group._replace(colours=(*group.colours[:-1], alone)), float(added[0, 0])
 
 
 def _joined(group: Group, step: Resample, sizes: Sizes) -> Resample | None:
@@ -131,6 +161,11 @@ def supports(group: Group, stages: Sequence[tuple[Sizes, torch.dtype]]) -> bool:
     for stage, dtype in stages:
         if dtype not in TYPES or int(stage.prod(1).max()) >= _EXTENT:
             return False
+    wide = not WIDE.isdisjoint(dtype for _, dtype in stages)
+    # Weights and places are float32. And what becomes another type by a copy would be rounded twice, through a double.
+    if wide and (not copies(group.head) or (stages[0][1] == torch.int64 != stages[1][1] and group.head is not None)):
+        return False
+    group, _ = narrowed(group)
     if any(colour.matrix.ndim == 3 and colour.matrix.shape[1:] != (3, 3) for colour in group.colours):
         return False
     if isinstance(group.head, (Resample, Warp)):

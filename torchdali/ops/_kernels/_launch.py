@@ -13,8 +13,8 @@ import triton.language as tl
 
 from torchdali.ops._blur import Blur
 from torchdali.ops._execute import in_memory
-from torchdali.ops._kernels import _lookup, _pixel, _separable, _warp
-from torchdali.ops._kernels._groups import TYPES, Group, copies, grouped, supports
+from torchdali.ops._kernels import _cuda, _lookup, _pixel, _separable, _warp
+from torchdali.ops._kernels._groups import TYPES, WIDE, Group, copies, grouped, narrowed, supports
 from torchdali.ops._kernels._tables import (
     Memory,
     Rows,
@@ -46,6 +46,9 @@ _TL: dict[torch.dtype, Any] = {
     torch.int16: tl.int16,
     torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
+    torch.int32: tl.int32,
+    torch.int64: tl.int64,
+    torch.float64: tl.float64,
 }
 
 
@@ -93,11 +96,17 @@ class _Launch:
     def __init__(
         self, group: Group, images: TensorList, stages: list[tuple[Sizes, torch.dtype]], interleaved: bool | None
     ) -> None:
-        self.group = group
+        self.group, self.added = narrowed(group)
         self.images = images
         self.sizes = sizes = stages[0][0]
         self.results = stages[-1][0]
         self.dtypes = [dtype for _, dtype in stages]
+        self.type = tl.float32
+        self.real: Any = np.float32
+        if not WIDE.isdisjoint(self.dtypes):
+            # What is only moved keeps all of its bits; what is computed, is in double precision.
+            self.type = tl.int64 if set(self.dtypes) == {torch.int64} and not group.colours else tl.float64
+            self.real = np.float64
         self.source = memory_of(images)
         if interleaved is None:
             interleaved = bool(
@@ -110,6 +119,9 @@ class _Launch:
     def run(self) -> TensorList:
         """Launch, and give the results."""
         with _on(self.images.device):
+            if self.added is not None:
+                assert self.target.flat is not None
+                self.target.flat.fill_(converted(torch.tensor(self.added, dtype=torch.float64), self.dtypes[-1]).item())
             if not self._looked_up():
                 if copies(self.group.head):
                     self._pixel()
@@ -136,9 +148,9 @@ class _Launch:
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
-    def _common(self) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    def _common(self) -> tuple[dict[str, Any], npt.NDArray[Any]]:
         """Arguments of the colours for all kernels that have them, and their table."""
-        colours, kinds = colour_table(self.group, self.rows)
+        colours, kinds = colour_table(self.group, self.rows, self.real)
         types = [TYPES[dtype] for dtype in self.dtypes]
         head = 0 if self.group.head is None else 1
         after = [*types[1 + head : 1 + head + len(self.group.colours)], 0, 0, 0]
@@ -146,15 +158,17 @@ class _Launch:
             "IN": _TL[self.dtypes[0]],
             "OUT": _TL[self.dtypes[-1]],
             "CHANNELS": self.rows.channels,
-            "FIRST": types[1] if head and (types[1] != types[0] or not copies(self.group.head)) else 0,
+            "FIRST": TYPES[torch.float64] if self.type is tl.float64 else 0,
         }
+        if head and (types[1] != types[0] or not copies(self.group.head)):
+            arguments["FIRST"] = types[1]
         for number, kind in enumerate(kinds):
             arguments |= {f"KIND{number}": kind, f"TO{number}": after[number]}
         return arguments, colours
 
-    def _fill(self, fill: npt.NDArray[np.float64] | None, dtype: torch.dtype) -> npt.NDArray[np.float32]:
+    def _fill(self, fill: npt.NDArray[np.float64] | None, dtype: torch.dtype) -> npt.NDArray[Any]:
         """(R, 3): what is outside of each row's channels."""
-        table = np.zeros((len(self.rows.image), 3), np.float32)
+        table = np.zeros((len(self.rows.image), 3), self.real)
         if fill is not None:
             rounded = converted(torch.from_numpy(fill), dtype).to(torch.float64).numpy()
             table[:, : self.rows.channels] = self.rows.values(rounded[None])
@@ -168,8 +182,14 @@ class _Launch:
         blocks: npt.NDArray[np.int32],
         **arguments: Any,
     ) -> None:
-        tables = upload(self.images.device, integers, floats, blocks)
+        tables = self._upload(integers, floats, blocks)
         kernel[(len(blocks),)](*tables, **arguments)
+
+    def _upload(
+        self, integers: npt.NDArray[np.int64], parameters: npt.NDArray[Any], blocks: npt.NDArray[np.int32]
+    ) -> list[torch.Tensor]:
+        """The tables of a kernel, on the device."""
+        return upload(self.images.device, integers, parameters, blocks)
 
     # --- kernels ------------------------------------------------------------------------------------------------------
 
@@ -179,7 +199,7 @@ class _Launch:
         if group.head is not None or group.erase is not None or len(group.colours) != 1:
             return False
         (colour,) = group.colours
-        if self.images.dtype != torch.uint8 or colour.matrix.ndim == 3:
+        if self.added is not None or self.images.dtype != torch.uint8 or colour.matrix.ndim == 3:
             return False
         channels, height, width = self.sizes.T
         one_piece = self._has_strides(packed_strides(self.sizes, interleaved=self.interleaved))
@@ -197,7 +217,7 @@ class _Launch:
         padded = not (self.sizes == self.sizes[:1]).all() and len(counts) == len(self.sizes)
         aligned = not (pointers % 16).any() and not (targets % 16).any() and (padded or not (counts % 16).any())
         _lookup.lookup_kernel[(len(blocks),)](
-            *upload(self.images.device, np.stack([pointers, targets, counts, first], 1), colour.terms, blocks),
+            *self._upload(np.stack([pointers, targets, counts, first], 1), colour.terms, blocks),
             torch.empty(256 * len(counts), dtype=self.dtypes[-1], device=self.images.device),
             OUT=_TL[self.dtypes[-1]],
             TO=TYPES[self.dtypes[-1]],
@@ -220,14 +240,14 @@ class _Launch:
         sizes, results = self.sizes[rows.image], self.results[rows.image]
         self._addresses(integers, 0, self.source, sizes)
         self._addresses(integers, 10, self.target, results)
-        fill = np.zeros((count, 3), np.float32)
+        fill = np.zeros((count, 3), self.real)
         if isinstance(group.head, Resample):
             integers[:, 6:10] = group.head.window[rows.image]
             integers[:, 16:18] = group.head.flip[rows.image]
             fill = self._fill(group.head.fill, self.dtypes[1])
         else:
             integers[:, 8:10] = sizes[:, 1:]
-        erased = np.zeros((count, 3), np.float32)
+        erased = np.zeros((count, 3), self.real)
         if group.erase is not None:
             integers[:, 19:] = group.erase.regions[rows.image].reshape(count, -1)
             values = converted(torch.from_numpy(group.erase.fill), self.dtypes[-1]).to(torch.float64).numpy()
@@ -240,6 +260,9 @@ class _Launch:
             blocks,
             INTEGER_COLUMNS=integers.shape[1],
             FLOAT_COLUMNS=_pixel.FLOATS + 39,
+            TYPE=self.type,
+            # In double precision the results are those of the definition, to the last bit.
+            enable_fp_fusion=self.type is tl.float32,
             SCALED=bool((integers[:, 8:10] != integers[:, 14:16]).any()),
             REGIONS=regions,
             BLOCK=_BLOCK,
@@ -307,13 +330,19 @@ class _Launch:
         floats[:, 0:2] = inverse[rows.image]
         integers[:, 20:24:2] = limit[rows.image]
         integers[:, 21:24:2] = reach[rows.image]
+        table = np.concatenate([floats, colours], 1)
         tiles = -(-results[:, 1:] // np.array(_TILE))
-        blocks, integers[:, 18] = blocks_of(tiles.prod(1))
+        counts = tiles.prod(1)
+        if name == 0 and not outside and (done := self._by_cuda(integers, table, arguments)) is not None:
+            counts = np.where(done, 0, counts)
+            if done.all():
+                return
+        blocks, integers[:, 18] = blocks_of(counts)
         integers[:, 19] = tiles[:, 1]
         self._launch(
             _separable.separable_kernel,
             integers,
-            np.concatenate([floats, colours], 1),
+            table,
             blocks,
             INTEGER_COLUMNS=_separable.INTEGERS,
             FLOAT_COLUMNS=_separable.FLOATS + 36,
@@ -327,6 +356,15 @@ class _Launch:
             num_warps=_TILE_WARPS,
             **arguments,
         )
+
+    def _by_cuda(
+        self, integers: npt.NDArray[np.int64], table: npt.NDArray[Any], arguments: dict[str, Any]
+    ) -> npt.NDArray[np.bool_] | None:
+        """Of the rows, those that the kernel in CUDA C++ makes, which it has been launched for; None: nothing."""
+        if self.images.device.type != "cuda" or not _cuda.takes(self.dtypes, arguments):
+            return None
+        dtype = self.dtypes[-1]
+        return _cuda.launch(self.images.device, integers, table, dtype.itemsize, arguments, TYPES[dtype])
 
 
 def _scales(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from torchdali.ops._kernels._pieces import convert
+
 __all__ = ["lookup_kernel"]
 
 
@@ -52,15 +54,7 @@ def lookup_kernel(
     center = tl.load(terms + 2)
     value = (level.to(tl.float64) - center) * tl.load(terms + 3)
     value = (value + center) * tl.load(terms + 1) + tl.load(terms)
-    if TO == 1:
-        value = tl.minimum(tl.maximum(value, 0.0), 255.0)
-    elif TO == 2:
-        value = tl.minimum(tl.maximum(value, -128.0), 127.0)
-    elif TO == 3:
-        value = tl.minimum(tl.maximum(value, -32768.0), 32767.0)
-    if TO == 1 or TO == 2 or TO == 3:
-        # Adding 1.5 * 2**52 leaves no bits below one: rounds half to even.
-        value = (value + 6755399441055744.0) - 6755399441055744.0
+    value = convert(value, TO)
     table = tables + image * 256
     tl.store(table + level, value.to(OUT))
     tl.debug_barrier()

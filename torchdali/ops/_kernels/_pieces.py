@@ -13,8 +13,46 @@ __all__ = ["apply_colours", "convert", "load_colour", "store_colour"]
 
 
 @triton.jit
+def _convert_double(value, TO: tl.constexpr):
+    """Round float64 to a type, see :func:`convert`; what is returned is float64."""
+    if TO == 0:
+        value = value.to(tl.float32).to(tl.float64)
+    elif TO == 4:
+        value = value.to(tl.float32).to(tl.float16).to(tl.float64)
+    elif TO == 5:
+        value = value.to(tl.float32).to(tl.bfloat16).to(tl.float64)
+    elif TO != 8:
+        # Adding 2**52 leaves no bits below one: rounds half to even. From there on all numbers are integers.
+        large = tl.where(value < 0.0, -4503599627370496.0, 4503599627370496.0).to(tl.float64)
+        value = tl.where(tl.abs(value) < 4503599627370496.0, (value + large) - large, value)
+        if TO == 1:
+            value = tl.minimum(tl.maximum(value, 0.0), 255.0)
+        elif TO == 2:
+            value = tl.minimum(tl.maximum(value, -128.0), 127.0)
+        elif TO == 3:
+            value = tl.minimum(tl.maximum(value, -32768.0), 32767.0)
+        elif TO == 6:
+            value = tl.minimum(tl.maximum(value, -2147483648.0), 2147483647.0)
+        elif TO == 7:  # the maximum has no double: the one below it
+            value = tl.minimum(tl.maximum(value, -9223372036854775808.0), 9223372036854774784.0)
+    return value
+
+
+@triton.jit
 def convert(value, TO: tl.constexpr):
-    """Round to a type: 0 float32, 1 uint8, 2 int8, 3 int16, 4 float16, 5 bfloat16; what is returned is float32."""
+    """Round to a type: 0 float32, 1 uint8, 2 int8, 3 int16, 4 float16, 5 bfloat16; what is returned is float32.
+
+    Of float64 also to 6 int32, 7 int64, 8 float64; what is returned is float64.
+    """
+    if value.dtype == tl.float64:
+        value = _convert_double(value, TO)
+    else:
+        value = _convert_single(value, TO)
+    return value
+
+
+@triton.jit
+def _convert_single(value, TO: tl.constexpr):
     if TO == 1:
         value = tl.minimum(tl.maximum(value, 0.0), 255.0)
     elif TO == 2:
@@ -32,12 +70,32 @@ def convert(value, TO: tl.constexpr):
 
 
 @triton.jit
+def _contrast(value, terms):
+    center = tl.load(terms + 2)
+    return tl.load(terms + 3) * (value - center) + center
+
+
+@triton.jit
 def _apply_colour(red, green, blue, parameters, KIND: tl.constexpr, TO: tl.constexpr, CHANNELS: tl.constexpr):
     if KIND == 1:  # a factor and an offset for each channel
         red = tl.load(parameters) * red + tl.load(parameters + 9)
         if CHANNELS == 3:
             green = tl.load(parameters + 4) * green + tl.load(parameters + 10)
             blue = tl.load(parameters + 8) * blue + tl.load(parameters + 11)
+    elif KIND == 3:  # the same of the distance from a centre, which is the sum of a number and its rounding error
+        red = ((red - tl.load(parameters + 1)) - tl.load(parameters + 5)) * tl.load(parameters) + tl.load(
+            parameters + 9
+        )
+        if CHANNELS == 3:
+            green = (green - tl.load(parameters + 2)) - tl.load(parameters + 6)
+            green = green * tl.load(parameters + 4) + tl.load(parameters + 10)
+            blue = (blue - tl.load(parameters + 3)) - tl.load(parameters + 7)
+            blue = blue * tl.load(parameters + 8) + tl.load(parameters + 11)
+    elif KIND == 4:  # as Colour.terms
+        red = tl.load(parameters + 1) * _contrast(red, parameters) + tl.load(parameters)
+        if CHANNELS == 3:
+            green = tl.load(parameters + 5) * _contrast(green, parameters + 4) + tl.load(parameters + 4)
+            blue = tl.load(parameters + 9) * _contrast(blue, parameters + 8) + tl.load(parameters + 8)
     elif KIND == 2:  # a matrix
         mixed_red = (
             tl.load(parameters) * red
@@ -82,7 +140,7 @@ def apply_colours(
     TO2: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Round to the type FIRST, then up to three changes of colour; ``parameters``: 12 float32 for each."""
+    """Round to the type FIRST, then up to three changes of colour; ``parameters``: 12 numbers for each."""
     red = convert(red, FIRST)
     if CHANNELS == 3:
         green = convert(green, FIRST)
@@ -94,14 +152,14 @@ def apply_colours(
 
 
 @triton.jit
-def load_colour(source, stride, mask, other0, other1, other2, CHANNELS: tl.constexpr):
-    """The channels of pixels as float32; ``other``: of those that the mask leaves out."""
-    red = tl.where(mask, tl.load(source, mask=mask, other=0).to(tl.float32), other0)
+def load_colour(source, stride, mask, other0, other1, other2, CHANNELS: tl.constexpr, TYPE: tl.constexpr = tl.float32):
+    """The channels of pixels as TYPE; ``other``: of those that the mask leaves out."""
+    red = tl.where(mask, tl.load(source, mask=mask, other=0).to(TYPE), other0.to(TYPE))
     green = red
     blue = red
     if CHANNELS == 3:
-        green = tl.where(mask, tl.load(source + stride, mask=mask, other=0).to(tl.float32), other1)
-        blue = tl.where(mask, tl.load(source + 2 * stride, mask=mask, other=0).to(tl.float32), other2)
+        green = tl.where(mask, tl.load(source + stride, mask=mask, other=0).to(TYPE), other1.to(TYPE))
+        blue = tl.where(mask, tl.load(source + 2 * stride, mask=mask, other=0).to(TYPE), other2.to(TYPE))
     return red, green, blue
 
 

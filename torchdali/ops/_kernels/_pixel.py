@@ -23,6 +23,7 @@ def pixel_kernel(
     FLOAT_COLUMNS: tl.constexpr,
     IN: tl.constexpr,
     OUT: tl.constexpr,
+    TYPE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SCALED: tl.constexpr,
     FIRST: tl.constexpr,
@@ -37,7 +38,8 @@ def pixel_kernel(
 ):
     """Integers: source, its strides c h w, its height and width, the window's top left height width, target, its strides
     c h w, its height and width, flips vertical horizontal, first block; then top left height width of each rectangle.
-    Floats: fill of the channels; then 36 of colours; then the fill of rectangles, of each channel.
+    Floats: fill of the channels; then 36 of colours; then the fill of rectangles, of each channel. TYPE: what is computed in,
+    float32 with a table of float32, or float64 with a table of float64; int64 where nothing is computed.
     """
     program = tl.program_id(0)
     image = tl.load(blocks + program)
@@ -83,6 +85,7 @@ def pixel_kernel(
         tl.load(parameters + 1),
         tl.load(parameters + 2),
         CHANNELS,
+        TYPE,
     )
     red, green, blue = apply_colours(
         red, green, blue, parameters + 3, FIRST, KIND0, TO0, KIND1, TO1, KIND2, TO2, CHANNELS
@@ -93,8 +96,8 @@ def pixel_kernel(
         region_x = x - tl.load(rectangle + 1).to(tl.int32)
         erased = (region_y >= 0) & (region_y < tl.load(rectangle + 2).to(tl.int32))
         erased = erased & (region_x >= 0) & (region_x < tl.load(rectangle + 3).to(tl.int32))
-        red = tl.where(erased, tl.load(parameters + 39), red)
+        red = tl.where(erased, tl.load(parameters + 39).to(TYPE), red)
         if CHANNELS == 3:
-            green = tl.where(erased, tl.load(parameters + 40), green)
-            blue = tl.where(erased, tl.load(parameters + 41), blue)
+            green = tl.where(erased, tl.load(parameters + 40).to(TYPE), green)
+            blue = tl.where(erased, tl.load(parameters + 41).to(TYPE), blue)
     store_colour(target + y * target_h + x * target_w, target_c, red, green, blue, wanted, OUT, CHANNELS)

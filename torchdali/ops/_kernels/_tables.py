@@ -18,7 +18,6 @@ from torchdali.tensorlist import TensorList
 __all__ = ["Memory", "Rows", "blocks_of", "colour_table", "memory_of", "new_memory", "packed_strides", "rows_of"]
 
 Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 
 _ALIGNMENT = 16
 _COLOUR = 12
@@ -115,9 +114,12 @@ def blocks_of(counts: Integers) -> tuple[npt.NDArray[np.int32], Integers]:
     return np.repeat(np.arange(len(counts), dtype=np.int32), counts), ends - counts
 
 
-def colour_table(group: Group, rows: Rows) -> tuple[Floats, list[int]]:
-    """Parameters of up to three changes of colour, (R, 36), and the kind of each: 0 none, 1 by channel, 2 by matrix."""
-    table = np.zeros((len(rows.image), 3 * _COLOUR), np.float32)
+def colour_table(group: Group, rows: Rows, dtype: npt.DTypeLike = np.float32) -> tuple[npt.NDArray[Any], list[int]]:
+    """Parameters of up to three changes of colour, (R, 36), and the kind of each.
+
+    Kinds: 0 none, 1 by channel, 2 by matrix, 4 by channel in the terms of the definition, which is what float64 gets.
+    """
+    table = np.zeros((len(rows.image), 3 * _COLOUR), dtype)
     kinds = [0, 0, 0]
     for number, colour in enumerate(group.colours):
         part = table[:, number * _COLOUR : (number + 1) * _COLOUR]
@@ -125,6 +127,11 @@ def colour_table(group: Group, rows: Rows) -> tuple[Floats, list[int]]:
             kinds[number] = 2
             part[:, :9] = colour.matrix.reshape(-1, 9)[rows.image]
             part[:, 9:] = colour.offset[rows.image]
+            continue
+        if dtype == np.float64:
+            kinds[number] = 4
+            for term, values in enumerate(np.moveaxis(colour.terms, -1, 0)):
+                part[:, term : 4 * rows.channels : 4] = rows.values(values.reshape(len(values), -1))
             continue
         kinds[number] = 1
         matrix, offset = (array.reshape(len(array), -1) for array in (colour.matrix, colour.offset))
