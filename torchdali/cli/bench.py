@@ -29,6 +29,7 @@ from torchdali.bench import (
 )
 from torchdali.cli import _environment as environment
 from torchdali.cli._arguments import UserError, device, one_line, whole_number
+from torchdali.cli._bench_engines import add_jpeg_arguments, add_train_arguments, run_engines
 from torchdali.errors import DecodeError
 from torchdali.ops import available_cpus
 
@@ -60,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     operators = benchmarks.add_parser("ops", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
     operators.set_defaults(program=operators.prog)
     _add_arguments_of_operators(operators)
+    summary = "Compare torchdali with DALI and torch's DataLoader: JPEG files to batches, as in DALI's tutorial and for training."
+    jpeg = benchmarks.add_parser("jpeg", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
+    jpeg.set_defaults(program=jpeg.prog)
+    add_jpeg_arguments(jpeg)
+    _add_output_arguments(jpeg)
+    summary = "Train a network fed by torchdali, DALI and torch's DataLoader, and by nothing: does the loader keep up?"
+    train = benchmarks.add_parser("train", help=summary[0].lower() + summary[1:].rstrip("."), description=summary)
+    train.set_defaults(program=train.prog)
+    add_train_arguments(train)
+    _add_output_arguments(train)
 
 
 def _add_arguments_of_operators(parser: argparse.ArgumentParser) -> None:
@@ -154,18 +165,36 @@ def _scale(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark, print the tables; whatever the figures are, it is a success."""
     _check_json(arguments.json)
-    figures, text = (_run_operators if arguments.benchmark == "ops" else _run_workers)(arguments)
-    data = json.dumps(figures, indent=2) + "\n"
+    figures, text = _RUNNERS.get(arguments.benchmark, _run_workers)(arguments)
     if arguments.json == _STDOUT:
-        sys.stdout.write(data)
+        sys.stdout.write(_as_json(figures))
         return 0
     sys.stdout.write(text + "\n")
-    if arguments.json is not None:
-        try:
-            Path(arguments.json).write_text(data)
-        except OSError as error:
-            raise UserError(one_line(error)) from error
+    _save_json(arguments.json, figures)
     return 0
+
+
+def _as_json(figures: dict[str, Any]) -> str:
+    return json.dumps(figures, indent=2) + "\n"
+
+
+def _save_json(name: str | None, figures: dict[str, Any]) -> None:
+    """Write the figures to the file that is wanted, if one is."""
+    if name is None or name == _STDOUT:
+        return
+    try:
+        Path(name).write_text(_as_json(figures))
+    except OSError as error:
+        raise UserError(one_line(error)) from error
+
+
+def _run_engines(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    return run_engines(
+        arguments,
+        _find_device,
+        lambda steps: _Progress(steps, hidden=arguments.no_progress),
+        lambda figures: _save_json(arguments.json, figures),
+    )
 
 
 def _run_workers(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -206,6 +235,10 @@ def _run_operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             versions[name] = version
     machine = Machine(environment.cpu_name(), available_cpus(), versions)
     return operators_as_dict(report, machine), operators_as_text(report, machine)
+
+
+_RUNNERS = {"ops": _run_operators, "jpeg": _run_engines, "train": _run_engines}
+"""Of the benchmarks that are not of workers alone."""
 
 
 def _find_device(name: str) -> str:
