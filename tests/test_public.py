@@ -63,11 +63,15 @@ def test_the_public_names_are_these():
         "warp_affine",
     ]
     assert sorted(torchdali.pool.__all__) == [
+        "Column",
         "DEFAULT_BYTES_PER_ITEM",
+        "Items",
         "Job",
+        "Memory",
         "MemoryHook",
         "OnWorkerDeath",
         "PoolStatistics",
+        "Ragged",
         "Raised",
         "Stacked",
         "StartMethod",
@@ -77,6 +81,7 @@ def test_the_public_names_are_these():
         "deferred_interrupt",
         "empty",
         "worker_info",
+        "worker_memory",
     ]
     for module in (torchdali, torchdali.fn, torchdali.ops, torchdali.pool, torchdali.source, torchdali.types):
         for name in module.__all__:

@@ -11,7 +11,7 @@ import torch
 from tests.pipeline.support import Training, count_to, folder_source, numbers, plain
 from tests.pool.support import all_gone
 from torchdali import CudaInitializedError
-from torchdali.pipeline import _pipeline
+from torchdali.pipeline import _staff
 
 
 def forbid():
@@ -26,7 +26,7 @@ def cuda_up(no_zygote, monkeypatch):
         if torch.cuda.is_available():
             torch.zeros(1, device="cuda")
         else:
-            monkeypatch.setattr(_pipeline, "forbid_fork_after_cuda", forbid)
+            monkeypatch.setattr(_staff, "forbid_fork_after_cuda", forbid)
         yield
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchdali.ops._decoded import Decoded
+
 __all__ = ["BatchContext", "batch_context", "current_batch", "describe_sample", "keep_samples"]
 
 
@@ -34,6 +36,8 @@ class BatchContext(NamedTuple):
     draws: dict[str, torch.Tensor] | None = None
     """Where random operators write what they drew for the batch, by their qualified name, as CPU tensors (N, ...);
     None: nobody wants to know."""
+    decoded: Decoded | None = None
+    """Pixels that workers have decoded already, and where decoders note what they were given; None: nothing is shared out."""
 
 
 _current: ContextVar[BatchContext | None] = ContextVar("torchdali_batch", default=None)

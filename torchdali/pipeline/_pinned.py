@@ -16,12 +16,43 @@ from typing import Any
 
 import torch
 
-__all__ = ["PinnedMemory"]
+from torchdali.pool import Memory
+
+__all__ = ["PinnedMemory", "PinnedSpans"]
 
 _PORTABLE = 1
 """cudaHostRegisterPortable: pinned for all devices, not only for the current one."""
 
 _ALREADY_REGISTERED = 712
+
+
+class PinnedSpans:
+    """Pins what is used of a pool's memory in another process than its parent, bit by bit; never undone.
+
+    The parent must keep the memory's pages (``keep_memory``), and hold what is read until the reader has synchronised.
+
+    Args:
+        memory: as this process sees it.
+    """
+
+    CHUNK = 64 << 20
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._done: set[int] = set()
+        self._refused = False
+
+    def pin(self, start: int, nbytes: int) -> None:
+        """Have these bytes of the memory pinned, as far as CUDA agrees; without it copies are slower, no more."""
+        last = (start + nbytes - 1) // self.CHUNK
+        for chunk in range(start // self.CHUNK, last + 1):
+            if chunk in self._done or self._refused:
+                continue
+            first = chunk * self.CHUNK
+            view = self._memory.view(first, min(self.CHUNK, self._memory.size - first))
+            status = int(_cudart().cudaHostRegister(view.ctypes.data, view.nbytes, _PORTABLE))
+            self._refused = status not in (0, _ALREADY_REGISTERED)
+            self._done.add(chunk)
 
 
 class PinnedMemory:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -13,30 +13,25 @@ from torch import nn
 from torchdali.errors import PipelineStateError
 from torchdali.ops import DecodeImage, available_cpus, number_streams
 from torchdali.pipeline._adapt import adapt_modules
-from torchdali.pipeline._device import DeviceRequest, check_request, forbid_fork_after_cuda, resolve_device
-from torchdali.pipeline._pinned import PinnedMemory
-from torchdali.pipeline._produce import CLOSE_SECONDS, Turns, serial_draws
+from torchdali.pipeline._device import DeviceRequest, check_request, resolve_device
+from torchdali.pipeline._placement import Placement
+from torchdali.pipeline._produce import CLOSE_SECONDS, Turns
 from torchdali.pipeline._runner import Runner
+from torchdali.pipeline._share import CpuShare, SharingReader
+from torchdali.pipeline._staff import Source, Staff, as_sources, positive
 from torchdali.pipeline._statistics import PipelineStatistics, Stopwatch
 from torchdali.pool import OnWorkerDeath, StartMethod
-from torchdali.source import ExternalSource, LastBatch, Reader, SourceBatch
+from torchdali.source import ExternalSource, LastBatch, SourceBatch
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Pipeline"]
 
-Source = ExternalSource | Callable[..., Any] | Iterable[Any]
 Result = TypeVar("Result")
 
 
 def _pass_on(self: nn.Module, *outputs: TensorList) -> Any:
     """What the sources give: the stage of a pipeline that defines no ``forward``."""
     return outputs if len(outputs) > 1 else outputs[0]
-
-
-def _positive(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it has to be a positive integer")
-    return value
 
 
 class Pipeline(nn.Module):
@@ -93,6 +88,16 @@ class Pipeline(nn.Module):
             straight from what the workers wrote: for data that is not decoded on the device. No effect on the CPU.
         stage_thread: False: ``forward`` runs in the consumer's thread, when a batch is asked for.
         record_draws: keep what random operators drew for a batch, for :attr:`last_draws`.
+        placement: ``"main"``: the stage runs in this process. ``"workers"``: in ``gpu_workers`` processes, which are forked
+            with the sources' workers, each with a CUDA context of its own; one process cannot keep the JPEG engines of a
+            large GPU busy. Batches, order, draws and errors are the same, and tensors arrive in this process's memory.
+            The workers have the module as it is when they are started, and are told of :meth:`load_state_dict`, :meth:`to`
+            and its like, :meth:`train` and :meth:`eval`. ``"auto"``: what suits the machine, see :attr:`placement`.
+        gpu_workers: how many such processes; by default 4, or half the processors if that is less.
+        cpu_share: the part of each batch, from 0 to 1, whose files the sources' workers decode on the CPU, for the
+            :class:`~torchdali.ops.DecodeImage` of the stage. On a GPU the stage then copies pixels: measure whether it pays.
+            ``"auto"`` finds the part while running, by what is the bottleneck. Files of parallel sources only; pixels
+            are those of a CPU device.
         name: for processes and messages; by default that of the class.
 
     Raises:
@@ -119,41 +124,44 @@ class Pipeline(nn.Module):
         pin_memory: bool = False,
         stage_thread: bool = True,
         record_draws: bool = False,
+        placement: Placement = "main",
+        gpu_workers: int | None = None,
+        cpu_share: CpuShare = 0,
         name: str | None = None,
     ) -> None:
         super().__init__()
         if last_batch not in ("partial", "drop"):
             raise ValueError(f'last_batch is {last_batch!r}; it is "partial" or "drop"')
-        self.batch_size = _positive("batch_size", batch_size)
+        self.batch_size = positive("batch_size", batch_size)
         self.seed = secrets.randbits(62) if seed is None else int(seed)
-        self._num_threads = available_cpus() if num_threads is None else _positive("num_threads", num_threads)
-        self._request = check_request(device)
-        self._sources = _as_sources(source)
+        self._num_threads = available_cpus() if num_threads is None else positive("num_threads", num_threads)
+        self._request, self._sources = check_request(device), as_sources(source)
         self._last_batch: LastBatch = last_batch
-        self._pinned = PinnedMemory() if pin_memory else None
-        self._name = name or type(self).__name__
-        self._depth = _positive("prefetch", prefetch)
-        self._reader = Reader(
+        self._name, self._depth = name or type(self).__name__, positive("prefetch", prefetch)
+        self._stage_thread, self._record_draws = bool(stage_thread), bool(record_draws)
+        self._staff = Staff(
             self._sources,
+            self._request,
+            name=self._name,
             batch_size=self.batch_size,
-            num_workers=_positive("num_workers", num_workers),
+            num_workers=positive("num_workers", num_workers),
             prefetch=self._depth,
             seed=self.seed,
             last_batch=last_batch,
-            name=self._name,
-            around_serial=serial_draws(self.seed),
-            before_fork=forbid_fork_after_cuda,
-            pool_options={
-                "on_worker_death": on_worker_death,
-                "start_method": start_method,
-                "memory_hook": self._pinned,
-            },
+            on_worker_death=on_worker_death,
+            start_method=start_method,
+            pin_memory=pin_memory,
+            stage_thread=self._stage_thread,
+            placement=placement,
+            gpu_workers=gpu_workers,
+            cpu_share=cpu_share,
+            num_threads=self._num_threads,
+            record_draws=self._record_draws,
         )
-        self._stage_thread, self._record_draws = bool(stage_thread), bool(record_draws)
-        self._turns = Turns()
+        self._reader, self._non_blocking = self._staff.reader, self._staff.pinned is not None
+        self._turns, self._state = Turns(), "new"
         self._runner: Runner | None = None
         self._stopwatch: Stopwatch | None = None
-        self._state = "new"
         # An empty tensor that goes where `.to()` sends the module: it tells the pipeline's device.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
@@ -168,7 +176,7 @@ class Pipeline(nn.Module):
         """
         self._require_open()
         if self._state == "new":
-            self._reader.start()
+            self._staff.start(self)
             self._state = "started"
 
     start = start_py_workers
@@ -186,12 +194,14 @@ class Pipeline(nn.Module):
             return
         device = resolve_device(self._request, stacklevel=_stacklevel + 1)
         if self._anchor.device.type == "cpu":  # else `.to()` was called, which says more than the constructor
-            self.to(device)
-        if self._pinned is not None and self.device.type == "cuda":
-            self._pinned.pin()
+            super()._apply(lambda tensor: tensor.to(device))  # type: ignore[no-untyped-call]  # the stage's processes know of it
+        crew, pinned = self._staff.crew, self._staff.pinned
+        if pinned is not None and self.device.type == "cuda":
+            pinned.pin()
         number_streams(self)
         adapt_modules(self)
-        self._stopwatch = Stopwatch(self._measured(), cuda=self.device.type == "cuda")
+        if crew is None:  # else it is measured there
+            self._stopwatch = Stopwatch(self._measured(), cuda=self.device.type == "cuda")
         self._runner = Runner(
             self,
             self._reader,
@@ -201,7 +211,8 @@ class Pipeline(nn.Module):
             stage_thread=self._stage_thread,
             record_draws=self._record_draws,
             num_threads=self._num_threads,
-            pinned=self._pinned,
+            pinned=pinned,
+            crew=crew,
         )
         self._state = "built"
         self._reader.prefetch()
@@ -219,6 +230,8 @@ class Pipeline(nn.Module):
             self._runner.stop()
         with self._turns.patiently(CLOSE_SECONDS):
             self._reader.close()
+        if self._staff.crew is not None:
+            self._staff.crew.close()
         if self._runner is not None:
             self._runner.join()
 
@@ -260,7 +273,7 @@ class Pipeline(nn.Module):
     def _finish(self, outputs: Any) -> Any:
         """Bring what ``forward`` returned to the pipeline's device."""
         if isinstance(outputs, (torch.Tensor, TensorList)):
-            return outputs.to(self.device, non_blocking=self._pinned is not None)
+            return outputs.to(self.device, non_blocking=self._non_blocking)
         if isinstance(outputs, tuple) and not hasattr(outputs, "_fields"):
             return tuple(self._finish(output) for output in outputs)
         if isinstance(outputs, list):
@@ -314,13 +327,23 @@ class Pipeline(nn.Module):
 
     def _undisturbed(self, action: Callable[[], Result]) -> Result:
         """Change the module while the stage does nothing."""
-        result = action() if self._runner is None else self._runner.undisturbed(action)
+        if self._runner is not None:
+            result = self._runner.undisturbed(action)
+        else:
+            result = action()
+            staff = vars(self).get("_staff")  # a stage worker's copy has none
+            if staff is not None and staff.crew is not None:
+                staff.crew.renew()
         if self._stopwatch is not None:
             self._stopwatch.cuda = self.device.type == "cuda"
         return result
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         return self._undisturbed(lambda: super(Pipeline, self)._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+    def train(self, mode: bool = True) -> Any:
+        """As of any module; what is ahead already was made in the mode before."""
+        return self._undisturbed(lambda: super(Pipeline, self).train(mode))
 
     def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
         """As of any module; what is ahead already was made with the state before."""
@@ -335,9 +358,19 @@ class Pipeline(nn.Module):
 
     @property
     def worker_pids(self) -> list[int]:
-        """Process ids of the living workers."""
+        """Process ids of the living workers, those of the sources first."""
         with self._turns.door, self._turns.lock:
-            return self._reader.pids
+            return self._reader.pids + self.gpu_worker_pids
+
+    @property
+    def gpu_worker_pids(self) -> list[int]:
+        """Process ids of those that run the stage; none where it runs in this process."""
+        return self._staff.gpu_worker_pids
+
+    @property
+    def placement(self) -> Literal["main", "workers"]:
+        """``"main"`` or ``"workers"``: where the stage runs; what ``"auto"`` has chosen."""
+        return self._staff.placement.placement
 
     @property
     def last_draws(self) -> dict[str, torch.Tensor] | None:
@@ -359,25 +392,9 @@ class Pipeline(nn.Module):
         counts = PipelineStatistics()
         if self._runner is not None:
             self._runner.count(counts)
-        counts.source_seconds = pool.busy_seconds
-        counts.wait_seconds = pool.wait_seconds
-        counts.worker_deaths = pool.deaths
-        counts.bad_images = sum(
-            module.statistics.bad_images for module in self.modules() if isinstance(module, DecodeImage)
-        )
-        counts.copied_bytes = pool.copied_bytes
-        counts.stage_seconds = {} if self._stopwatch is None else self._stopwatch.seconds()
+        counts.count_pools(pool, None if self._staff.crew is None else self._staff.crew.statistics())
+        counts.count_decoding(module.statistics for module in self.modules() if isinstance(module, DecodeImage))
+        counts.cpu_share_now = self._reader.share if isinstance(self._reader, SharingReader) else 0.0
+        if self._stopwatch is not None:
+            counts.stage_seconds = self._stopwatch.seconds()
         return counts
-
-
-def _as_sources(source: Source | Sequence[ExternalSource]) -> list[ExternalSource]:
-    if isinstance(source, ExternalSource):
-        return [source]
-    if isinstance(source, (list, tuple)) and source and all(isinstance(entry, ExternalSource) for entry in source):
-        return list(source)
-    if callable(source):
-        return [ExternalSource(source)]
-    raise TypeError(
-        f"a pipeline's source is an ExternalSource, a list of them, or a callable; this is a {type(source).__name__}. "
-        "For an iterable write ExternalSource(iterable, parallel=False)"
-    )

@@ -18,8 +18,9 @@ from torchdali._warnings import collected_warnings
 from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.pipeline._ahead import Outcome
 from torchdali.pipeline._handover import Handover
+from torchdali.pipeline._share import AnyReader, SharingReader, decoded_by_address
 from torchdali.pipeline._stage_call import Stage, StageCall
-from torchdali.source import BatchInfo, Reader, SourceBatch
+from torchdali.source import BatchInfo, SourceBatch
 
 __all__ = ["Producer", "Turns", "serial_draws"]
 
@@ -84,7 +85,7 @@ class Producer:
     def __init__(
         self,
         pipeline: Stage,
-        reader: Reader,
+        reader: AnyReader,
         turns: Turns,
         handover: Handover | None,
         *,
@@ -98,6 +99,8 @@ class Producer:
         self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
         self.seconds = 0.0
         """That it took to make batches."""
+        self._last = time.perf_counter()
+        """When the last attempt ended."""
         self._doing = ""
         self._warnings: list[tuple[str, type[Warning]]] = []
         """That no outcome has carried yet."""
@@ -106,12 +109,18 @@ class Producer:
         """What is going on, for people."""
         return self._doing or "the stage is at work"
 
+    def forget(self) -> None:
+        """Drop what is under way: nothing, between two batches."""
+
     def make(self) -> Outcome | None:
         """One attempt at a batch; None if workers are not done with it and this is a thread that has more to look after."""
         start = time.perf_counter()
+        if self._handover is not None and isinstance(self._reader, SharingReader):
+            self._reader.unwanted(start - self._last)
         with collected_warnings() as warnings:
             outcome = self._make()
-        self.seconds += time.perf_counter() - start
+        self._last = time.perf_counter()
+        self.seconds += self._last - start
         self._warnings += warnings
         if outcome is not None and self._warnings:
             outcome = outcome._replace(warnings=tuple(self._warnings))
@@ -139,11 +148,15 @@ class Producer:
 
     def _through_stage(self, pipeline: Stage, batch: SourceBatch) -> Outcome:
         event = None
+        decoded = decoded_by_address(batch) if isinstance(self._reader, SharingReader) else None
         try:
             with nullcontext() if self._handover is None else self._handover.stage():
-                outputs, draws = self._call(pipeline, batch)
+                outputs, draws = self._call(pipeline, batch, decoded)
                 if self._handover is not None:
                     event = self._handover.finished()
         except Exception as raised:
             return Outcome(error=raised)
+        finally:
+            if decoded is not None and isinstance(self._reader, SharingReader):
+                self._reader.learn(decoded.observe())
         return Outcome(outputs, samples=len(batch.indices), event=event, draws=draws)

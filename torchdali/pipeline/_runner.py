@@ -13,13 +13,15 @@ import torch
 
 from torchdali._warnings import collected_warnings
 from torchdali.pipeline._ahead import Ahead, Outcome
+from torchdali.pipeline._crew import Crew
 from torchdali.pipeline._handover import Handover
 from torchdali.pipeline._pinned import PinnedMemory
 from torchdali.pipeline._produce import Producer, Turns
+from torchdali.pipeline._remote import RemoteProducer
+from torchdali.pipeline._share import AnyReader
 from torchdali.pipeline._stage_call import Stage
 from torchdali.pipeline._statistics import PipelineStatistics
 from torchdali.pool import deferred_interrupt
-from torchdali.source import Reader
 
 __all__ = ["Runner"]
 
@@ -36,12 +38,13 @@ class Runner:
         depth: batches that are made ahead.
         name: for messages.
         stage_thread, record_draws, num_threads, pinned: as of the pipeline.
+        crew: runs the stage; None: it runs in this process.
     """
 
     def __init__(
         self,
         pipeline: Stage,
-        reader: Reader,
+        reader: AnyReader,
         turns: Turns,
         *,
         depth: int,
@@ -50,6 +53,7 @@ class Runner:
         record_draws: bool,
         num_threads: int,
         pinned: PinnedMemory | None,
+        crew: Crew | None = None,
     ) -> None:
         self._pipeline = weakref.ref(pipeline)
         self._reader = reader
@@ -58,9 +62,14 @@ class Runner:
         self._pinned = pinned
         self._handover = Handover(pipeline.device, torch.get_default_device()) if stage_thread else None
         self._pin_for_stream()
-        self._producer = Producer(
-            pipeline, reader, turns, self._handover, num_threads=num_threads, record_draws=record_draws
-        )
+        self._crew = crew
+        self._producer: Producer | RemoteProducer
+        if crew is not None and self._handover is not None:
+            self._producer = RemoteProducer(pipeline, reader, turns, self._handover, crew)
+        else:
+            self._producer = Producer(
+                pipeline, reader, turns, self._handover, num_threads=num_threads, record_draws=record_draws
+            )
         self._ahead: Ahead | None = None
         self._context = contextvars.copy_context()
         self._asked = False
@@ -131,11 +140,14 @@ class Runner:
 
     def _begin_again(self) -> None:
         assert self._ahead is not None
+        if self._crew is not None:
+            self._crew.revive()
         if not self._asked:  # what is ahead is this epoch's beginning
             self._reader.revive()
             return
         with deferred_interrupt():
             self._reader.reset()
+            self._producer.forget()
             self._ahead.forget()
             self._asked = False
             if self._handover is not None:
@@ -146,6 +158,8 @@ class Runner:
 
         def change() -> Result:
             result = action()
+            if self._crew is not None:
+                self._crew.renew()
             pipeline = self._pipeline()
             if self._handover is not None and pipeline is not None:
                 self._handover.move(pipeline.device)
@@ -175,3 +189,5 @@ class Runner:
         statistics.batches, statistics.samples = self._batches, self._samples
         statistics.stall_seconds = self._stall_seconds
         statistics.run_seconds = self._producer.seconds
+        if isinstance(self._producer, RemoteProducer):
+            statistics.stage_seconds = dict(self._producer.stage_seconds)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from torchdali.ops import BatchContext, batch_context
+from torchdali.ops._decoded import Decoded
 from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.source import SourceBatch
 
@@ -40,8 +41,15 @@ class StageCall:
         self._record_draws = record_draws
         self._generators = OwnGenerators()
 
-    def __call__(self, pipeline: Stage, batch: SourceBatch) -> tuple[Any, dict[str, torch.Tensor] | None]:
+    def __call__(
+        self, pipeline: Stage, batch: SourceBatch, decoded: Decoded | None = None
+    ) -> tuple[Any, dict[str, torch.Tensor] | None]:
         """What the stage makes of a batch, and what was drawn for it.
+
+        Args:
+            pipeline: whose stage it is.
+            batch: for it.
+            decoded: as of :class:`~torchdali.ops.BatchContext`.
 
         Raises:
             RuntimeError: ``forward`` raised StopIteration.
@@ -49,7 +57,14 @@ class StageCall:
         """
         draws: dict[str, torch.Tensor] | None = {} if self._record_draws else None
         context = BatchContext(
-            pipeline.seed, batch.epoch, batch.iteration, batch.indices, pipeline.device, self._num_threads, draws
+            pipeline.seed,
+            batch.epoch,
+            batch.iteration,
+            batch.indices,
+            pipeline.device,
+            self._num_threads,
+            draws,
+            decoded,
         )
         self._generators.seed(DrawKey(pipeline.seed, batch.epoch, _FORWARD_STREAM, batch.iteration))
         try:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+
+from torchdali.ops.decode import DecodeStatistics
+from torchdali.pool import PoolStatistics
 
 __all__ = ["PipelineStatistics", "Stopwatch"]
 
@@ -33,9 +36,30 @@ class PipelineStatistics:
     """The consumer waited in ``run`` or in iteration; next to nothing where the stage keeps ahead of it."""
     bad_images: int = 0
     """That decoding operators could not decode, in batches that are still ahead too."""
+    decoded_images: int = 0
+    """Handed to decoding operators."""
+    cpu_share: float = 0.0
+    """The part of them that the workers of the sources had decoded."""
+    cpu_share_now: float = 0.0
+    """The part of a batch that they are given now, which ``cpu_share="auto"`` changes."""
     worker_deaths: int = 0
     copied_bytes: int = 0
     """Arrived by a copy because shared memory was short; see :class:`torchdali.pool.PoolStatistics`."""
+
+    def count_pools(self, sources: PoolStatistics, stage: PoolStatistics | None) -> None:
+        """Fill in what the pools of the sources and, if it has one, of the stage tell."""
+        self.source_seconds, self.wait_seconds = sources.busy_seconds, sources.wait_seconds
+        self.worker_deaths = sources.deaths + (0 if stage is None else stage.deaths)
+        self.copied_bytes = sources.copied_bytes + (0 if stage is None else stage.copied_bytes)
+
+    def count_decoding(self, operators: Iterable[DecodeStatistics]) -> None:
+        """Fill in what decoding operators tell."""
+        given = 0
+        for numbers in operators:
+            self.bad_images += numbers.bad_images
+            self.decoded_images += numbers.images
+            given += numbers.given_images
+        self.cpu_share = given / max(1, self.decoded_images)
 
 
 class Stopwatch:

@@ -46,14 +46,19 @@ class CpuDecoder(Decoder):
 
         def work(item: tuple[torch.Tensor, ImageInfo]) -> Result:
             try:
-                return self._decode_one(*item, mode)
+                return self.decode_one(*item, mode)
             except CannotDecodeError as error:
                 return error
 
         results = parallel_map(work, zip(files, infos, strict=True))
         return [result.to(device) if isinstance(result, torch.Tensor) else result for result in results]
 
-    def _decode_one(self, file: torch.Tensor, info: ImageInfo, mode: Mode) -> torch.Tensor:
+    def decode_one(self, file: torch.Tensor, info: ImageInfo, mode: Mode) -> torch.Tensor:
+        """One image, in this thread.
+
+        Raises:
+            CannotDecodeError: the library refuses it.
+        """
         library = codecs(self._library)
         view = np.ascontiguousarray(file.numpy()).data
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,20 @@ import torch
 
 from torchdali.errors import DecodeError
 from torchdali.ops._context import current_batch, describe_sample, keep_samples
+from torchdali.ops._decoded import DecodeSettings
 from torchdali.ops._operator import Operator
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.ops.decode._exif import turn_upright
 from torchdali.ops.decode._inspect import MAX_PIXELS, inspect
 from torchdali.ops.decode._interface import CannotDecodeError, Decoder, ImageInfo, Mode, Result
 from torchdali.ops.decode._policy import DecodeStatistics, OnError, check_policy, substitute
-from torchdali.ops.decode._select import DecoderName, check_decoder, select_decoder
+from torchdali.ops.decode._select import DecoderName, check_decoder, cpu_library, select_decoder
 from torchdali.tensorlist import TensorList
 
 __all__ = ["DecodeImage"]
+
+Found: TypeAlias = "ImageInfo | CannotDecodeError | None"
+"""Of a file before it is decoded; None where its pixels are there already."""
 
 
 class DecodeImage(Operator):
@@ -126,13 +130,16 @@ class DecodeImage(Operator):
             if other is not None and len(other) != len(batch):
                 raise ValueError(f"{what} has {len(other)} entries and there are {len(batch)} files; they go together")
         device = self._target()
-        found = [self._inspect(position, file) for position, file in enumerate(batch)]
+        given = self._decoded_already(batch)
+        found = [None if position in given else self._inspect(position, file) for position, file in enumerate(batch)]
         decoded = self._decode(batch, found, device)
+        self._fill_in(decoded, given, device)
         windows = self._windows_of(found, decoded)
 
         images: list[torch.Tensor] = []
         self.last_kept, self.last_errors = [], []
         self.statistics.images += len(batch)
+        self.statistics.given_images += len(given)
         for position, result in enumerate(decoded):
             window = None if windows is None else [int(value) for value in windows[position]]
             if isinstance(result, torch.Tensor):
@@ -163,6 +170,16 @@ class DecodeImage(Operator):
             device = torch.device("cuda", torch.cuda.current_device())
         return device
 
+    def _decoded_already(self, files: list[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Images that workers have decoded already, by position, on the CPU."""
+        context = current_batch()
+        if context is None or context.decoded is None:
+            return {}
+        return context.decoded.take(
+            files,
+            DecodeSettings(self.mode, self.apply_exif_orientation, self.max_pixels, cpu_library(self.decoder)),
+        )
+
     def _decoder(self, device: torch.device) -> Decoder:
         if device.type not in self._decoders:
             self._decoders[device.type] = select_decoder(self.decoder, device)
@@ -181,24 +198,30 @@ class DecodeImage(Operator):
 
     # --- decoding -----------------------------------------------------------------------------------------------------
 
-    def _decode(
-        self, files: list[torch.Tensor], found: list[ImageInfo | CannotDecodeError], device: torch.device
-    ) -> list[Result]:
-        """The images as they are turned upright, or what is wrong with them."""
+    def _decode(self, files: list[torch.Tensor], found: list[Found], device: torch.device) -> list[Result]:
+        """The images as they are turned upright, or what is wrong with them; something for those that are there already."""
         good = [(position, info) for position, info in enumerate(found) if isinstance(info, ImageInfo)]
         infos = [info for _, info in good]
         decoder = self._decoder(device)
         results = decoder.decode([files[position] for position, _ in good], infos, self.mode, device)
-        decoded: list[Result] = [CannotDecodeError("") if isinstance(info, ImageInfo) else info for info in found]
+        decoded: list[Result] = [
+            info if isinstance(info, CannotDecodeError) else CannotDecodeError("") for info in found
+        ]
         for (position, info), result in zip(good, results, strict=True):
             if self.apply_exif_orientation and isinstance(result, torch.Tensor):
                 result = turn_upright(result, info.orientation)
             decoded[position] = result
         return decoded
 
-    def _windows_of(
-        self, found: list[ImageInfo | CannotDecodeError], decoded: list[Result]
-    ) -> npt.NDArray[np.int64] | None:
+    def _fill_in(self, decoded: list[Result], given: dict[int, torch.Tensor], device: torch.device) -> None:
+        if not given:
+            return
+        # After the decoder, some of which drain the stream first: these copies may go on while the next operator starts.
+        images = TensorList(list(given.values()), dtype=torch.uint8, device=torch.device("cpu"))
+        for position, image in zip(given, images.to(device, non_blocking=True), strict=True):
+            decoded[position] = image
+
+    def _windows_of(self, found: list[Found], decoded: list[Result]) -> npt.NDArray[np.int64] | None:
         sizes = [
             tuple(result.shape[1:]) if isinstance(result, torch.Tensor) else self._claimed_size(info) or (1, 1)
             for info, result in zip(found, decoded, strict=True)
@@ -230,19 +253,17 @@ class DecodeImage(Operator):
             raise error
         self.last_errors.append(error)  # never one that was raised, whose traceback keeps the batch in memory
 
-    def _claimed_size(self, found: ImageInfo | CannotDecodeError) -> tuple[int, int] | None:
-        info = found if isinstance(found, ImageInfo) else found.info
+    def _claimed_size(self, found: Found) -> tuple[int, int] | None:
+        info = found.info if isinstance(found, CannotDecodeError) else found
         if info is None or info.height == 0 or info.width == 0:
             return None
         return info.size_upright(apply_orientation=self.apply_exif_orientation)
 
-    def _substitute(
-        self, found: ImageInfo | CannotDecodeError, window: list[int] | None, device: torch.device
-    ) -> torch.Tensor:
+    def _substitute(self, found: Found, window: list[int] | None, device: torch.device) -> torch.Tensor:
         size = self._claimed_size(found)
         if size is not None and window is not None:
             size = window[2], window[3]
-        info = found if isinstance(found, ImageInfo) else found.info
+        info = found.info if isinstance(found, CannotDecodeError) else found
         return substitute(self.replacement, size, info, self.mode, device)
 
 

@@ -22,6 +22,8 @@ class DecodeStatistics:
     """That it was given."""
     bad_images: int = 0
     """That could not be decoded, whatever was done about them."""
+    given_images: int = 0
+    """That workers of the pipeline had decoded already (``cpu_share``)."""
 
 
 def check_policy(on_error: str, replacement: torch.Tensor | int | None, mode: Mode) -> None:

@@ -13,7 +13,7 @@ from torchdali.ops.decode._nvimgcodec import NvimgcodecDecoder
 from torchdali.ops.decode._torchcodec import TorchcodecDecoder
 from torchdali.ops.decode._torchvision import TorchvisionDecoder
 
-__all__ = ["DecoderName", "check_decoder", "select_decoder"]
+__all__ = ["DecoderName", "check_decoder", "cpu_library", "select_decoder"]
 
 DecoderName: TypeAlias = Literal["auto", "torchvision", "torchcodec", "nvimgcodec", "cpu"]
 
@@ -46,6 +46,11 @@ def check_decoder(name: str) -> None:
             raise ImportError(f"decoder is {name!r}, but {_REMEDIES[name]}")
 
 
+def cpu_library(name: str) -> str:
+    """Whose functions decode on the CPU where the decoder of that name was chosen."""
+    return "torchcodec" if name == "torchcodec" else "torchvision"
+
+
 def select_decoder(name: str, device: torch.device) -> Decoder:
     """The decoder of that name for a device.
 
@@ -56,7 +61,7 @@ def select_decoder(name: str, device: torch.device) -> Decoder:
         ImportError: it is not installed.
     """
     check_decoder(name)
-    cpu = CpuDecoder("torchcodec" if name == "torchcodec" else "torchvision")
+    cpu = CpuDecoder(cpu_library(name))
     if device.type != "cuda" or name == "cpu":
         return cpu
     found: CudaDecoder | None = next(

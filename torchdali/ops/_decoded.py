@@ -1,0 +1,117 @@
+"""Pixels that a pipeline's workers have decoded ahead of the stage, and what its decoders say of what they want.
+
+A decoder that is given a file asks here, by the file's address, whether there are pixels of it. It takes them only if they
+were made with its own settings and the file is still what was decoded. It also notes what it was given, from which
+whoever shares out the work learns what to have decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from torchdali.tensorlist import TensorList
+
+__all__ = ["DecodeSettings", "Decoded", "Observation"]
+
+
+class DecodeSettings(NamedTuple):
+    """What the pixels of a file depend on where a CPU decodes it."""
+
+    mode: str
+    apply_exif_orientation: bool
+    max_pixels: int
+    library: str
+    """Whose functions decode: ``"torchvision"`` or ``"torchcodec"``."""
+
+
+class Observation(NamedTuple):
+    """What decoders were given in a batch; it can be pickled."""
+
+    wanted: tuple[tuple[int, DecodeSettings], ...]
+    """Number of the sources' output, and the settings; an entry for each call."""
+
+
+class _Given(NamedTuple):
+    nbytes: int
+    version: int
+    image: torch.Tensor
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Goes up when torch writes to the tensor, or to another of the same memory."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class Decoded:
+    """What is there of a batch.
+
+    Args:
+        outputs: of the sources.
+        output: number of the one of which there are pixels.
+        positions: of the samples in it.
+        images: of these, uint8, (C, H, W) on the CPU.
+        settings: that they were made with.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[TensorList],
+        output: int = 0,
+        positions: Sequence[int] = (),
+        images: Sequence[torch.Tensor] = (),
+        settings: DecodeSettings | None = None,
+    ) -> None:
+        self._outputs = outputs
+        self._settings = settings
+        self._images: dict[int, _Given] = {}
+        for position, image in zip(positions, images, strict=True):
+            file = outputs[output][position]
+            self._images[file.data_ptr()] = _Given(file.numel(), _version(file), image)
+        self._taken: set[int] = set()
+        self._notes: list[tuple[int, DecodeSettings]] = []
+
+    def __len__(self) -> int:
+        """Images that there are."""
+        return len(self._images)
+
+    def take(self, files: Sequence[torch.Tensor], settings: DecodeSettings) -> dict[int, torch.Tensor]:
+        """Note what a decoder was given, and tell what is there of it.
+
+        Returns:
+            By position in ``files`` the images that there are with these settings, (C, H, W) on the CPU, in memory of their
+            own.
+        """
+        if files:
+            self._notes.append((files[0].data_ptr(), settings))
+        if settings != self._settings or not self._images:
+            return {}
+        return dict(self._find(files))
+
+    def _find(self, files: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+        for position, file in enumerate(files):
+            address = file.data_ptr()
+            given = self._images.get(address)
+            if (
+                given is None
+                or file.dtype != torch.uint8
+                or file.shape != (given.nbytes,)
+                or not file.is_contiguous()
+                or _version(file) != given.version
+            ):
+                continue
+            again = address in self._taken
+            self._taken.add(address)
+            yield position, given.image.clone() if again else given.image
+
+    def observe(self) -> Observation:
+        """What decoders were given, as far as it comes from the sources as it is."""
+        wanted = []
+        for address, settings in self._notes:
+            for number, output in enumerate(self._outputs):
+                if output.dtype == torch.uint8 and output.device.type == "cpu" and address in output.pointers:
+                    wanted.append((number, settings))
+                    break
+        return Observation(tuple(wanted))

@@ -1,0 +1,141 @@
+"""The batches of a pipeline whose stage runs in processes of its own: several under way, handed out in order."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import deque
+from typing import Any
+
+from torchdali._warnings import collected_warnings
+from torchdali.ops import DecodeImage
+from torchdali.pipeline._ahead import Outcome
+from torchdali.pipeline._crew import Crew, Work
+from torchdali.pipeline._handover import Handover
+from torchdali.pipeline._produce import WAIT_SECONDS, Turns
+from torchdali.pipeline._share import AnyReader, SharingReader
+from torchdali.pipeline._stage_call import Stage
+
+__all__ = ["RemoteProducer"]
+
+_GLANCE_SECONDS = 0.001
+"""How long a batch is waited for while workers could be given another one."""
+
+
+class RemoteProducer:
+    """Makes a pipeline's batches in the processes of a crew; as :class:`~torchdali.pipeline._produce.Producer` does here.
+
+    Args:
+        pipeline, reader, turns, handover: as there.
+        crew: runs the stage.
+    """
+
+    def __init__(self, pipeline: Stage, reader: AnyReader, turns: Turns, handover: Handover, crew: Crew) -> None:
+        self._pipeline = weakref.ref(pipeline)
+        self._reader = reader
+        self._turns = turns
+        self._handover = handover
+        self._crew = crew
+        self._under_way: deque[Work | Outcome] = deque()
+        """In order; an outcome where there was nothing for the stage to do."""
+        self._at_end = False
+        self.seconds = 0.0
+        """That it took to make batches."""
+        self._last = time.perf_counter()
+        """When the last attempt ended."""
+        self.stage_seconds: dict[str, float] = {}
+        self._doing = ""
+        self._warnings: list[tuple[str, type[Warning]]] = []
+        """That no outcome has carried yet."""
+
+    def doing(self) -> str:
+        """What is going on, for people."""
+        return self._doing or "the stage is at work"
+
+    def make(self) -> Outcome | None:
+        """One attempt at a batch; None if it is not done."""
+        start = time.perf_counter()
+        if isinstance(self._reader, SharingReader):
+            self._reader.unwanted(start - self._last)
+        with collected_warnings() as warnings:
+            outcome = self._make()
+        self._last = time.perf_counter()
+        self.seconds += self._last - start
+        self._warnings += warnings
+        if outcome is not None and self._warnings:
+            outcome = outcome._replace(warnings=(*outcome.warnings, *self._warnings))
+            self._warnings.clear()
+        return outcome
+
+    def _make(self) -> Outcome | None:
+        pipeline: Any = self._pipeline()
+        if pipeline is None:  # dropped meanwhile; nobody will see this
+            return Outcome(error=StopIteration(), last=True)
+        self._fill(pipeline)
+        if not self._under_way:
+            return None
+        first = self._under_way[0]
+        if isinstance(first, Work):
+            full = self._at_end or len(self._under_way) >= self._crew.room
+            self._doing = self._crew.wait(first, WAIT_SECONDS if full else _GLANCE_SECONDS)
+            if self._doing:
+                return None
+            self._under_way.popleft()
+            return self._finish(pipeline, first)
+        self._under_way.popleft()
+        if first.last:
+            self._at_end = False
+        return first
+
+    def _fill(self, pipeline: Any) -> None:
+        """Give out what is there; waits only where nothing is under way."""
+        while not self._at_end and len(self._under_way) < self._crew.room:
+            try:
+                with self._turns.often():
+                    self._doing = self._reader.wait(0.0 if self._under_way else WAIT_SECONDS)
+                    if self._doing:
+                        return
+                    batch = self._reader.peek()
+                    self._reader.advance()
+                self._under_way.append(self._crew.submit(pipeline, batch))
+            except StopIteration:
+                self._under_way.append(Outcome(error=StopIteration(), last=True))
+                self._at_end = True
+            except Exception as error:
+                self._under_way.append(Outcome(error=error))
+
+    def _finish(self, pipeline: Any, work: Work) -> Outcome | None:
+        try:
+            with self._handover.stage():
+                made = self._crew.receive(pipeline, work)
+                event = self._handover.finished()
+        except Exception as raised:
+            return Outcome(error=raised)
+        if isinstance(made, Work):
+            self._under_way.appendleft(made)
+            return None
+        reply = made.reply
+        if isinstance(self._reader, SharingReader):
+            self._reader.learn(reply.observation)
+        for name, counts in reply.counts.items():
+            module = pipeline.get_submodule(name)
+            if isinstance(module, DecodeImage):
+                for counter, value in counts.items():
+                    setattr(module.statistics, counter, getattr(module.statistics, counter) + value)
+        for name, seconds in reply.seconds.items():
+            self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + seconds
+        return Outcome(
+            made.outputs,
+            samples=len(work.batch.indices),
+            event=event,
+            draws=made.draws,
+            warnings=tuple(reply.warnings),
+        )
+
+    def forget(self) -> None:
+        """Drop what is under way; while the thread does nothing."""
+        while self._under_way:
+            work = self._under_way.popleft()
+            if isinstance(work, Work):
+                self._crew.cancel(work)
+        self._at_end = False

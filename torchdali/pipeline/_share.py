@@ -1,0 +1,319 @@
+"""Between the reader and the stage: batches of which idle workers decode a part.
+
+Batches are taken from the reader as soon as they are there, up to :data:`HELD` ahead of the stage, and a part of each one's
+files goes back to the workers of the same pool, before most of what they are to read further on. A batch is handed on when that
+is done. Nothing depends on it: an image that does not come back, whatever the reason, is decoded in the stage like the
+others.
+
+What is read is held by its batch for as long as a worker may look at it, also after the batch was given up.
+
+Everything else is as the :class:`~torchdali.source.Reader` has it. What it raises for a batch waits for its turn, and so does
+the end of the epoch, after which the reader is not asked again before somebody asks here: it might begin the next one. Ctrl-C
+loses nothing.
+"""
+
+from __future__ import annotations
+
+import numbers
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from torchdali._warnings import collected_warnings, warn
+from torchdali.errors import WorkerDiedError
+from torchdali.ops import BatchContext
+from torchdali.ops._decoded import Observation
+from torchdali.pipeline._share_control import ShareControl
+from torchdali.pipeline._share_out import (
+    Route,
+    choose,
+    decode_in_worker,
+    decoded_by_address,
+    files_of,
+    gather,
+    route_of,
+)
+from torchdali.pool import Job, Memory, PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.source import Reader, SourceBatch
+from torchdali.source._feed import urgency
+from torchdali.source._info import BatchInfo
+
+__all__ = ["AnyReader", "CpuShare", "SharingReader", "check_share", "decode_in_worker", "decoded_by_address", "observe"]
+
+HELD = 2
+"""Batches beyond the one in the stage of which files are decoded at a time."""
+
+CpuShare = float | Literal["auto"]
+
+
+def check_share(value: object) -> CpuShare:
+    """See that a share is one.
+
+    Raises:
+        ValueError: it is neither a number from 0 to 1 nor ``"auto"``.
+    """
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        raise ValueError(
+            f'cpu_share is {value!r}; it is the share of each batch that the workers decode, from 0 to 1, or "auto"'
+        )
+    return float(value)
+
+
+def observe(context: BatchContext) -> Observation:
+    """What the stage's decoders were given, for :meth:`SharingReader.learn`; it can be sent to another process."""
+    return Observation(()) if context.decoded is None else context.decoded.observe()
+
+
+@dataclass(eq=False)
+class _Held:
+    """What the reader gave, and what workers are to add to it."""
+
+    batch: SourceBatch | None = None
+    error: BaseException | None = None
+    """Instead; StopIteration is the end of the epoch."""
+    warnings: tuple[tuple[str, type[Warning]], ...] = ()
+    seen: bool = False
+    """It was shared out, or there was nothing in it to share out."""
+    job: Job | None = None
+    route: Route | None = None
+    positions: npt.NDArray[np.int64] | None = None
+
+    @property
+    def waits(self) -> bool:
+        return self.job is not None and not self.job.arrived
+
+
+class SharingReader:
+    """A reader that has a part of each batch decoded.
+
+    Args:
+        reader: its pool has :func:`decode_in_worker` as the first of its further functions.
+        share: of each batch, from 0 to 1; ``"auto"``: as :class:`ShareControl` finds it.
+    """
+
+    def __init__(self, reader: Reader, share: CpuShare) -> None:
+        assert reader.pool is not None
+        self._reader = reader
+        self._pool: WorkerPool = reader.pool
+        self._control = ShareControl() if share == "auto" else None
+        self.share = 0.0 if share == "auto" else share
+        """Of the batches that are shared out now."""
+        self._route: Route | None = None
+        self._held: deque[_Held] = deque()
+        self._given_up: list[_Held] = []
+        """Workers may still be looking at what was read for them."""
+        self._over = False
+        """The end of the epoch is among what is held."""
+        self._ready: SourceBatch | None = None
+        self._asked_at: float | None = None
+        self._given_at: float | None = None
+        self._unwanted = self._busy = 0.0
+
+    # --- as of the reader ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Fork the workers."""
+        self._reader.start()
+
+    def close(self) -> None:
+        """End the workers. Batches that were delivered stay valid."""
+        self._held.clear()
+        self._ready = None
+        self._reader.close()
+        self._given_up.clear()
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the workers write to, once they are started."""
+        return self._reader.memory
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return self._reader.pids
+
+    @property
+    def epoch(self) -> int:
+        """Number of the current epoch, from 0."""
+        return self._reader.epoch
+
+    def statistics(self) -> PoolStatistics:
+        """The pool's counters."""
+        return self._reader.statistics()
+
+    def prefetch(self) -> None:
+        """Ask for as many batches ahead as was agreed."""
+        self._reader.prefetch()
+
+    def revive(self) -> None:
+        """Replace the workers that have died, where that is still allowed."""
+        self._reader.revive()
+
+    def reset(self) -> None:
+        """Begin the next epoch at its first sample; see :meth:`Reader.reset`."""
+        self._reader.reset()
+        with deferred_interrupt():
+            for held in self._held:
+                if held.job is not None:
+                    self._pool.cancel(held.job)
+                    self._given_up.append(held)
+            self._held.clear()
+            self._ready = None
+            self._over = False
+            self._pause()
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    def wait(self, seconds: float) -> str:
+        """Wait until :meth:`peek` need not wait for workers, or for so long; see :meth:`Reader.wait`."""
+        if self._ready is not None:
+            return ""
+        return self._work(seconds)
+
+    def next(self) -> SourceBatch:
+        """The next batch: :meth:`peek` and :meth:`advance`."""
+        batch = self.peek()
+        self.advance()
+        return batch
+
+    def peek(self) -> SourceBatch:
+        """The next batch; the same again until :meth:`advance`.
+
+        Raises:
+            StopIteration: the epoch is over, until :meth:`reset`.
+            Exception: what the reader raised for this batch, which is passed over.
+        """
+        if self._ready is None:
+            self._work(None)
+            with deferred_interrupt():
+                self._ready = self._take()
+            self._look_ahead()
+        return self._ready
+
+    def advance(self) -> None:
+        """Let go of the batch that :meth:`peek` gave."""
+        self._ready = None
+
+    def unwanted(self, seconds: float) -> None:
+        """For so long nobody wanted a batch: enough are ready for the consumer."""
+        self._unwanted += seconds
+
+    def learn(self, observation: Observation) -> None:
+        """Take in what the stage's decoders were given."""
+        self._route = route_of(observation, self._route)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _work(self, seconds: float | None) -> str:
+        """Wait until the first of what is held can be handed on; returns what is waited for, if that is not so in time."""
+        start = time.perf_counter()
+        if self._asked_at is None:
+            self._asked_at = start
+        while True:
+            self._look_ahead()
+            if self._held and not self._held[0].waits:
+                return ""
+            jobs = [] if self._full else self._reader.waits_for()
+            if self._held and self._held[0].job is not None:
+                jobs.insert(0, self._held[0].job)
+            left = None if seconds is None else max(0.0, start + seconds - time.perf_counter())
+            try:
+                self._pool.wait(jobs, timeout=left)
+            except TimeoutError as error:
+                return str(error).partition("; ")[2]
+
+    @property
+    def _full(self) -> bool:
+        return self._over or len(self._held) >= HELD
+
+    def _look_ahead(self) -> None:
+        """Take from the reader what it has, and share it out."""
+        for held in self._held:  # from before it was known what to decode
+            self._share_out(held)
+        while not self._full and not self._reader.wait(0):
+            with collected_warnings() as warnings:
+                held = self._fetch()
+            held.warnings = tuple(warnings)
+            with deferred_interrupt():
+                self._held.append(held)
+                self._over = isinstance(held.error, StopIteration)
+                self._reader.advance()  # not before: Ctrl-C would lose it
+                self._share_out(held)
+
+    def _fetch(self) -> _Held:
+        try:
+            return _Held(self._reader.peek())
+        except StopIteration:
+            return _Held(error=StopIteration())  # without a traceback
+        except Exception as error:
+            return _Held(error=error)
+
+    def _share_out(self, held: _Held) -> None:
+        batch, route, memory = held.batch, self._route, self._pool.memory
+        if held.seen or batch is None or route is None or memory is None:
+            return
+        held.seen = True
+        self._given_up = [other for other in self._given_up if other.waits]
+        positions, files = files_of(batch, route, choose(batch.indices, self.share), memory)
+        if not files:
+            return
+        held.route, held.positions = route, positions
+        # After reading the next batch, without which there would be nothing more to decode when this is done.
+        priority = urgency(BatchInfo(batch.iteration, batch.epoch)) + 1
+        try:
+            held.job = self._pool.submit(self._reader.first_function, files, priority=priority)
+        except WorkerDiedError:  # the stage can do without
+            held.job = None
+
+    def _take(self) -> SourceBatch:
+        held = self._held.popleft()
+        for text, category in held.warnings:
+            warn(text, category, stacklevel=4)
+        if held.error is not None:
+            if self._over and not self._held:
+                self._over = False
+                self._pause()
+            try:
+                raise held.error
+            finally:
+                held.error = None  # whose traceback refers to this call
+        batch = held.batch
+        assert batch is not None
+        if held.job is not None and held.route is not None and held.positions is not None:
+            batch = batch._replace(decoded=gather(held.route, held.positions, self._pool.collect(held.job)))
+        self._account()
+        return batch
+
+    # --- how much -----------------------------------------------------------------------------------------------------
+
+    def _pause(self) -> None:
+        self._asked_at = self._given_at = None
+        if self._control is not None:
+            self._control.pause()
+
+    def _account(self) -> None:
+        """A batch is handed on."""
+        now = time.perf_counter()
+        asked, before, self._asked_at, self._given_at = self._asked_at, self._given_at, None, now
+        unwanted, self._unwanted = self._unwanted, 0.0
+        if self._control is None:
+            return
+        total = self._pool.statistics().busy_seconds
+        busy, self._busy = total - self._busy, total
+        if asked is None or before is None or self._route is None:
+            return
+        self.share = self._control.batch(
+            waited=now - asked,
+            worked=max(0.0, asked - before - unwanted),
+            unwanted=unwanted,
+            busy=busy / max(1, len(self.pids)),
+        )
+
+
+AnyReader = Reader | SharingReader

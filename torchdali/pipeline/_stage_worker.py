@@ -1,0 +1,355 @@
+"""The stage in a process of its own: a batch comes as places in shared memory, and goes back complete.
+
+The process was forked before CUDA, or made by the zygote, and has a context of its own. It has the pipeline as it was when
+the workers were started; a later state is sent along with the batches when something has changed it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import weakref
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torchdali._warnings import collected_warnings
+from torchdali.ops import DecodeImage, number_streams
+from torchdali.ops._decoded import Observation
+from torchdali.ops.decode._warm import warm_up_decoders
+from torchdali.pipeline._adapt import adapt_modules
+from torchdali.pipeline._device_memory import ExportedMemory, block_while_waiting
+from torchdali.pipeline._parcel import Packed, Parcel, pack_outputs, span_of, unpack_batch
+from torchdali.pipeline._pinned import PinnedSpans
+from torchdali.pipeline._share_out import decoded_by_address
+from torchdali.pipeline._stage_call import StageCall
+from torchdali.pipeline._statistics import Stopwatch
+from torchdali.pool import Memory
+from torchdali.source import Predecoded, SourceBatch
+from torchdali.tensorlist import TensorList
+
+__all__ = ["Slot", "StageFunction", "StageItem", "StageReply", "Stale", "pack_module"]
+
+_ALIGNMENT = 256
+"""Of tensors in a slot, in bytes: as of any allocation on a device."""
+
+_SMALLEST_SLOT = 1 << 20
+
+_NOT_OF_THE_STAGE = frozenset({"_staff", "_reader", "_runner", "_turns", "_stopwatch", "_sources"})
+"""Attributes of a pipeline that stay where its workers and the consumer are."""
+
+
+class StageItem(NamedTuple):
+    """A batch for the stage."""
+
+    epoch: int
+    iteration: int
+    indices: npt.NDArray[np.int64]
+    inputs: tuple[Parcel, ...]
+    decoded: tuple[int, npt.NDArray[np.int64], Parcel, Any] | None
+    """As :class:`~torchdali.source.Predecoded`: of what the sources' workers have decoded already."""
+    device: torch.device
+    slot: int
+    """Where tensors on the device go to: one of the worker's slots, which nobody reads now."""
+    known: tuple[int, int] | None
+    """What the parent has opened of that slot."""
+    version: int
+    """Of the module."""
+    module: bytes | None
+    """It, unless the worker is known to have it."""
+
+    def __repr__(self) -> str:
+        return f"batch {self.iteration} of epoch {self.epoch}"
+
+
+class Slot(NamedTuple):
+    """A worker's memory on the device, for the parent to open."""
+
+    key: tuple[int, int]
+    """The process, and a number that is not used again there."""
+    handle: bytes
+    nbytes: int
+
+
+class OnDevice(NamedTuple):
+    """A tensor in a slot."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    nbytes: int
+
+
+class StageReply(NamedTuple):
+    """What became of a batch."""
+
+    packed: Packed
+    key: tuple[int, int] | None
+    """Of the slot that holds the tensors on the device, if there are any."""
+    slot: Slot | None
+    """That one, where the parent does not know it yet."""
+    warnings: list[tuple[str, type[Warning]]]
+    counts: dict[str, dict[str, int]]
+    """By the name of a decoding operator: what its statistics have gone up by since the last reply."""
+    seconds: dict[str, float]
+    """In the stage's children since the last reply."""
+    observation: Observation
+    """What decoding operators were given."""
+
+
+class Stale(NamedTuple):
+    """The worker has another state of the module than is wanted; nothing was done."""
+
+
+class _Slots:
+    """A worker's memory for results on the device."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, tuple[tuple[int, int], ExportedMemory]] = {}
+        self._left: dict[int, list[tuple[tuple[int, int], ExportedMemory]]] = {}
+        """Smaller ones that the parent may still have open, by slot."""
+        self._count = 0
+        self._number = 0
+        self._known: tuple[int, int] | None = None
+        self._end = 0
+
+    def begin(self, number: int, known: tuple[int, int] | None) -> None:
+        """Begin a batch whose tensors go to slot ``number``."""
+        self._number, self._known, self._end = number, known, 0
+        present = self._slots.get(number)
+        if present is not None and present[0] == known:
+            for _, memory in self._left.pop(number, []):
+                memory.free()
+
+    def place(self, tensor: torch.Tensor) -> OnDevice:
+        """Copy a tensor to the slot."""
+        dense = tensor.is_contiguous() or _fills_its_span(tensor)
+        source = tensor if dense else tensor.contiguous()
+        nbytes = source.numel() * source.element_size()
+        start = -(-self._end // _ALIGNMENT) * _ALIGNMENT
+        memory = self._room(start + nbytes, tensor.device)
+        placed = OnDevice(start, tuple(source.shape), tuple(source.stride()), source.dtype, nbytes)
+        if nbytes:
+            view_of(memory.bytes, placed).copy_(source)
+        self._end = start + nbytes
+        return placed
+
+    def _room(self, nbytes: int, device: torch.device) -> ExportedMemory:
+        present = self._slots.get(self._number)
+        if present is not None and present[1].nbytes >= nbytes:
+            return present[1]
+        capacity = _SMALLEST_SLOT
+        while (
+            capacity < nbytes
+        ):  # in steps of an eighth to a quarter: batches differ in size, and few slots are to be opened
+            capacity += max(_SMALLEST_SLOT, 1 << (capacity.bit_length() - 3))
+        memory = ExportedMemory(capacity, device)
+        if present is not None:
+            memory.bytes[: self._end].copy_(present[1].bytes[: self._end])
+            self._left.setdefault(self._number, []).append(present)
+        self._count += 1
+        self._slots[self._number] = (os.getpid(), self._count), memory
+        return memory
+
+    def written(self) -> tuple[tuple[int, int] | None, Slot | None]:
+        """The key of what was written to, if anything was, and it where the parent does not know it."""
+        if not self._end or self._number not in self._slots:
+            return None, None
+        key, memory = self._slots[self._number]
+        return key, None if key == self._known else Slot(key, memory.handle, memory.nbytes)
+
+
+def _fills_its_span(tensor: torch.Tensor) -> bool:
+    """Whether it is contiguous with its dimensions in another order, as channels last is: it stays that."""
+    strides = tensor.stride()
+    outwards = sorted(range(tensor.dim()), key=lambda dimension: (-strides[dimension], dimension))
+    return tensor.permute(outwards).is_contiguous()
+
+
+def view_of(memory: torch.Tensor, placed: OnDevice) -> torch.Tensor:
+    """The tensor in a slot's memory."""
+    flat = memory[placed.offset : placed.offset + placed.nbytes].view(placed.dtype)
+    return flat.as_strided(placed.shape, placed.strides, flat.storage_offset())
+
+
+class StageFunction:
+    """What a stage worker calls for each batch.
+
+    Args:
+        pipeline: whose stage it is.
+        inputs: the memory that the sources' workers write to.
+        num_threads, record_draws: as of :class:`~torchdali.pipeline._stage_call.StageCall`.
+        device: where the stage is expected to run, if that is known: what takes time there is done before the first batch.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        inputs: Memory | None,
+        *,
+        num_threads: int,
+        record_draws: bool,
+        device: torch.device | None,
+    ) -> None:
+        # The parent's pipeline owns the workers, and is freed when it is dropped; a worker has its own.
+        self._of_parent = weakref.ref(pipeline)
+        self._own: Any = None
+        self._inputs = inputs
+        self._expected = device
+        self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
+        self._version = 0
+        self._slots = _Slots()
+        self._pinned: PinnedSpans | None = None
+        self._device: torch.device | None = None
+        self._stopwatch: Stopwatch | None = None
+        self._seconds: dict[str, float] = {}
+        self._counted: dict[str, dict[str, int]] = {}
+        self.__name__ = f"the stage of {type(pipeline).__name__}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_of_parent": None, "_own": _StageOnly(self._pipeline)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._own = state["_own"].pipeline
+
+    @property
+    def _pipeline(self) -> Any:
+        return self._of_parent() if self._own is None else self._own
+
+    # --- before the first batch ---------------------------------------------------------------------------------------
+
+    def prepare(self, index: int) -> None:
+        """Begin what takes time: CUDA's context, the decoder, the module's way to the device."""
+        self._own = self._pipeline
+        torch.set_grad_enabled(False)
+        if self._expected is None or self._expected.type != "cuda":
+            return
+        block_while_waiting(self._expected)
+        if torch.cuda.is_available() and (self._expected.index or 0) < torch.cuda.device_count():
+            torch.cuda.set_device(self._expected)
+            self._move(self._expected)
+            warm_up_decoders(self._pipeline, self._expected)
+
+    def _move(self, device: torch.device) -> None:
+        if self._device == device:
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        self._pipeline.to(device)
+        self._equip()
+        self._device = device
+
+    def _equip(self) -> None:
+        number_streams(self._pipeline)
+        adapt_modules(self._pipeline)
+
+    # --- a batch ------------------------------------------------------------------------------------------------------
+
+    def __call__(self, item: StageItem) -> StageReply | Stale:
+        """Run the stage."""
+        torch.set_grad_enabled(False)
+        if item.version != self._version:
+            if item.module is None:
+                return Stale()
+            self._own = pickle.loads(item.module).pipeline
+            self._version, self._device, self._stopwatch = item.version, None, None
+            self._counted, self._seconds = {}, {}
+        self._move(item.device)
+        if self._stopwatch is None:
+            self._stopwatch = Stopwatch(self._pipeline._measured(), cuda=item.device.type == "cuda")
+        batch = SourceBatch(
+            tuple(unpack_batch(packed, self._inputs) for packed in item.inputs),
+            item.indices,
+            item.iteration,
+            item.epoch,
+        )
+        if item.decoded is not None:
+            output, positions, images, settings = item.decoded
+            self._pin(images, item.device)
+            batch = batch._replace(decoded=Predecoded(output, positions, unpack_batch(images, self._inputs), settings))
+        decoded = decoded_by_address(batch)
+        self._slots.begin(item.slot, item.known)
+        with collected_warnings() as warnings:
+            outputs, draws = self._call(self._pipeline, batch, decoded)
+            packed = pack_outputs((_in_one_piece(outputs), draws), self._slots.place)
+        del outputs
+        if item.device.type == "cuda":
+            torch.cuda.synchronize()  # the parent's streams know nothing of this process's
+        key, slot = self._slots.written()
+        return StageReply(packed, key, slot, warnings, self._counts(), self._times(), decoded.observe())
+
+    def _pin(self, images: Parcel, device: torch.device) -> None:
+        """What goes to the device as it is, is copied several times as fast, and beside the decoder's work, if it is pinned."""
+        span = span_of(images) if device.type == "cuda" else None
+        if span is not None and self._inputs is not None:
+            self._pinned = self._pinned or PinnedSpans(self._inputs)
+            self._pinned.pin(*span)
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        news = {}
+        for name, module in self._pipeline.named_modules():
+            if isinstance(module, DecodeImage):
+                now, before = dict(vars(module.statistics)), self._counted.get(name, {})
+                if now != before:
+                    news[name] = {counter: value - before.get(counter, 0) for counter, value in now.items()}
+                    self._counted[name] = now
+        return news
+
+    def _times(self) -> dict[str, float]:
+        assert self._stopwatch is not None
+        seconds = self._stopwatch.seconds()
+        news = {name: value - self._seconds.get(name, 0.0) for name, value in seconds.items()}
+        self._seconds = seconds
+        return news
+
+
+def _in_one_piece(outputs: Any) -> Any:
+    """The outputs with ragged batches on a device brought together: one copy a batch, not one an image."""
+    if isinstance(outputs, TensorList):
+        return outputs.pack() if outputs.device.type != "cpu" and outputs.flat is None and len(outputs) else outputs
+    if isinstance(outputs, tuple) and not hasattr(outputs, "_fields"):
+        return tuple(map(_in_one_piece, outputs))
+    if isinstance(outputs, list):
+        return list(map(_in_one_piece, outputs))
+    if isinstance(outputs, dict):
+        return {name: _in_one_piece(value) for name, value in outputs.items()}
+    return outputs
+
+
+class _StageOnly:
+    """A pipeline on its way to another process: the module, without its workers and what belongs to the consumer."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    def __reduce__(self) -> Any:
+        attributes = {name: value for name, value in vars(self.pipeline).items() if name not in _NOT_OF_THE_STAGE}
+        return _rebuild, (type(self.pipeline), attributes)
+
+
+def _rebuild(kind: type, attributes: dict[str, Any]) -> _StageOnly:
+    pipeline: Any = object.__new__(kind)
+    pipeline.__dict__.update(attributes)
+    for name in _NOT_OF_THE_STAGE:
+        pipeline.__dict__.setdefault(name, None)
+    return _StageOnly(pipeline)
+
+
+def pack_module(pipeline: Any) -> bytes:
+    """A pipeline's module, for a :class:`StageItem`.
+
+    Raises:
+        TypeError: it cannot be pickled.
+    """
+    try:
+        return bytes(cloudpickle.dumps(_StageOnly(pipeline), protocol=5))
+    except Exception as error:
+        raise TypeError(
+            "the pipeline's module was changed after its workers were started, and cannot be sent to them: "
+            f"{type(error).__name__}: {error}. Change it before start_py_workers()"
+        ) from error
