@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torchdali.bench._jpeg_feeds import JOBS
-from torchdali.bench._jpeg_run import Results, RoundDone, Task, run_by_turns
+from torchdali.bench._jpeg_run import Measured, Results, Task, run_by_turns
 from torchdali.bench._jpeg_variants import FeedSettings
 
 __all__ = ["JpegSettings", "count_jpeg_steps", "measure_jpeg"]
@@ -49,15 +49,15 @@ def count_jpeg_steps(settings: JpegSettings) -> int:
     return settings.rounds * len(_tasks(settings))
 
 
-def measure_jpeg(settings: JpegSettings, step: Callable[[str], None], round_done: RoundDone) -> Results:
+def measure_jpeg(settings: JpegSettings, step: Callable[[str], None], measured: Measured) -> Results:
     """Compare engines that make batches of JPEG files; each measurement has a process of its own, the GPU to itself.
 
     Args:
         settings: what and how.
         step: called before each step with what comes.
-        round_done: called with what there is after each round.
+        measured: called with what there is after each measurement.
 
     Raises:
         OSError: no more processes can be started, or CUDA cannot be used.
     """
-    return run_by_turns(_tasks(settings), settings.rounds, settings.feeds.device, step, round_done)
+    return run_by_turns(_tasks(settings), settings.rounds, settings.feeds.device, step, measured)

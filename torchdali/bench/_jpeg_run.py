@@ -112,12 +112,12 @@ class Results:
         )
 
 
-RoundDone: TypeAlias = Callable[[Results], None]
-"""Called with what there is after each round."""
+Measured: TypeAlias = Callable[[Results], None]
+"""Called with what there is after each measurement."""
 
 
 def run_by_turns(
-    tasks: Iterable[Task], rounds: int, device: str, step: Callable[[str], None], round_done: RoundDone
+    tasks: Iterable[Task], rounds: int, device: str, step: Callable[[str], None], measured: Measured
 ) -> Results:
     """Carry out all tasks, and all of them again in each round.
 
@@ -139,7 +139,7 @@ def run_by_turns(
                     continue
                 if not _run(task, number, memory, results):
                     failed.add(index)
-            round_done(results)
+                measured(results)
     finally:
         if memory is not None:
             memory.close()

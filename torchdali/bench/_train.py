@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torchdali.bench._jpeg_feeds import TRAINING
-from torchdali.bench._jpeg_run import Results, RoundDone, Task, run_by_turns
+from torchdali.bench._jpeg_run import Measured, Results, Task, run_by_turns
 from torchdali.bench._jpeg_variants import FeedSettings
 
 __all__ = ["TrainSettings", "count_train_steps", "measure_train"]
@@ -54,15 +54,15 @@ def count_train_steps(settings: TrainSettings) -> int:
     return settings.rounds * len(_tasks(settings))
 
 
-def measure_train(settings: TrainSettings, step: Callable[[str], None], round_done: RoundDone) -> Results:
+def measure_train(settings: TrainSettings, step: Callable[[str], None], measured: Measured) -> Results:
     """Train a network that is fed by one engine after the other, each time in a process of its own.
 
     Args:
         settings: what and how.
         step: called before each step with what comes.
-        round_done: called with what there is after each round.
+        measured: called with what there is after each measurement.
 
     Raises:
         OSError: no more processes can be started, or CUDA cannot be used.
     """
-    return run_by_turns(_tasks(settings), settings.rounds, settings.feeds.device, step, round_done)
+    return run_by_turns(_tasks(settings), settings.rounds, settings.feeds.device, step, measured)

@@ -261,7 +261,7 @@ def run_engines(
         arguments: of one of the two benchmarks.
         find_device: what ``--device`` means here.
         progress: makes a progress bar.
-        save: called with the figures after each round, so that they are not lost if a later one is.
+        save: called with the figures after each measurement, so that they are not lost if a later one is.
 
     Returns:
         The figures for JSON, and the tables.

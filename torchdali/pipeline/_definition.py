@@ -12,6 +12,7 @@ from torch import fx
 
 from torchdali.pipeline._device import DeviceRequest
 from torchdali.pipeline._pipeline import Pipeline
+from torchdali.pipeline._placement import Placement
 from torchdali.pipeline._share import CpuShare
 from torchdali.pipeline._trace import Trace, tracing
 from torchdali.pool import OnWorkerDeath, StartMethod
@@ -68,6 +69,8 @@ def _options(
     stage_thread: bool = True,
     record_draws: bool = False,
     on_worker_death: OnWorkerDeath = "raise",
+    placement: Placement = "main",
+    gpu_workers: int | None = None,
     cpu_share: CpuShare = 0,
 ) -> dict[str, Any]:
     """DALI's names to those of :class:`Pipeline`."""
@@ -95,6 +98,8 @@ def _options(
         "stage_thread": stage_thread,
         "record_draws": record_draws,
         "on_worker_death": on_worker_death,
+        "placement": placement,
+        "gpu_workers": gpu_workers,
         "start_method": py_start_method,
         "cpu_share": cpu_share,
     }
@@ -123,7 +128,8 @@ def pipeline_def(definition: Definition | None = None, **options: Any) -> Any:
             by default the current CUDA device where there is one; also what :class:`Pipeline` takes as ``device``),
             ``seed``, ``py_num_workers``, ``py_start_method`` (``"fork"``, ``"spawn"``, ``"zygote"``, ``"forkserver"``),
             ``prefetch_queue_depth``, ``last_batch`` (``"drop"``, as in DALI, or ``"partial"``), ``on_worker_death``,
-            ``stage_thread``, ``record_draws``, ``cpu_share`` (as of :class:`Pipeline`).
+            ``stage_thread``, ``record_draws``, ``cpu_share``, ``placement``, ``gpu_workers``
+            (as of :class:`Pipeline`).
             Options that only tune DALI's executor are accepted and have no effect.
 
     Raises:
