@@ -15,6 +15,7 @@ from torchdali.ops._decoded import DecodeSettings
 from torchdali.ops._operator import Operator
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.ops.decode._exif import turn_upright
+from torchdali.ops.decode._glance import glance
 from torchdali.ops.decode._inspect import MAX_PIXELS, inspect
 from torchdali.ops.decode._interface import CannotDecodeError, Decoder, ImageInfo, Mode, Result
 from torchdali.ops.decode._policy import DecodeStatistics, OnError, check_policy, substitute
@@ -131,7 +132,11 @@ class DecodeImage(Operator):
                 raise ValueError(f"{what} has {len(other)} entries and there are {len(batch)} files; they go together")
         device = self._target()
         given = self._decoded_already(batch)
-        found = [None if position in given else self._inspect(position, file) for position, file in enumerate(batch)]
+        seen = glance(files, self.max_pixels)
+        found = [
+            None if position in given else seen[position] or self._inspect(position, file)
+            for position, file in enumerate(batch)
+        ]
         decoded = self._decode(batch, found, device)
         self._fill_in(decoded, given, device)
         windows = self._windows_of(found, decoded)

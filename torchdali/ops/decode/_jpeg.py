@@ -13,14 +13,14 @@ import struct
 from torchdali.ops.decode._exif import exif_orientation
 from torchdali.ops.decode._interface import CannotDecodeError, ImageInfo
 
-__all__ = ["inspect_jpeg"]
+__all__ = ["ALONE", "APP0", "APP1", "APP14", "ENGINE_FRAMES", "ENGINE_SAMPLING", "EOI", "FRAMES", "SOS", "inspect_jpeg"]
 
-_EOI, _SOS, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
+EOI, SOS, APP0, APP1, APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 
-_ENGINE_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive Huffman
-_ENGINE_SAMPLING = frozenset({0x11, 0x21, 0x12, 0x22, 0x41, 0x42})
+ENGINE_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive Huffman
+ENGINE_SAMPLING = frozenset({0x11, 0x21, 0x12, 0x22, 0x41, 0x42})
 """Horizontal and vertical factor of the first of three components, where the others have 1 and 1."""
 
 # Within a scan, 0xFF is followed by 0x00 (a data byte), by a restart marker or by another 0xFF (fill).
@@ -33,7 +33,7 @@ def _has_end(data: memoryview, start: int) -> bool:
         return True
     position = start
     while (found := _NEXT_MARKER.search(data, position)) is not None:
-        if data[found.start() + 1] == _EOI:
+        if data[found.start() + 1] == EOI:
             return True
         if found.end() + 2 > len(data):
             break
@@ -53,27 +53,27 @@ class _Found:
         self.exif: list[tuple[int, int]] = []
 
     def take(self, marker: int, start: int, segment: bytes) -> None:
-        if marker in _FRAMES and self.frame is None:
+        if marker in FRAMES and self.frame is None:
             if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
                 raise CannotDecodeError(f"its frame header has {len(segment) + 2} bytes, which is too short")
             precision, height, width, components = struct.unpack_from(">BHHB", segment)
             self.frame = (marker, precision, height, width, components)
             self.identifiers, self.sampling = segment[6 : 6 + 3 * components : 3], segment[7 : 6 + 3 * components : 3]
-        elif marker == _APP0 and segment.startswith(b"JFIF\0"):
+        elif marker == APP0 and segment.startswith(b"JFIF\0"):
             self.jfif = True
-        elif marker == _APP14 and segment.startswith(b"Adobe") and len(segment) >= 12:
+        elif marker == APP14 and segment.startswith(b"Adobe") and len(segment) >= 12:
             self.transform = segment[11]
-        elif marker == _APP1 and segment.startswith(b"Exif\0\0"):
+        elif marker == APP1 and segment.startswith(b"Exif\0\0"):
             self.exif.append((start, start + 4 + len(segment)))
             if self.orientation == 1:
                 self.orientation = exif_orientation(segment[6:])
 
     def _suits_engine(self, marker: int, precision: int, height: int, components: int) -> bool:
-        if marker not in _ENGINE_FRAMES or precision != 8 or height == 0:
+        if marker not in ENGINE_FRAMES or precision != 8 or height == 0:
             return False
         if components == 1:
             return True
-        if components != 3 or self.sampling[1:] != b"\x11\x11" or self.sampling[0] not in _ENGINE_SAMPLING:
+        if components != 3 or self.sampling[1:] != b"\x11\x11" or self.sampling[0] not in ENGINE_SAMPLING:
             return False
         # Three components that are red, green and blue themselves: not every engine asks.
         coded_rgb = self.identifiers == b"RGB" if self.transform is None else self.transform == 0
@@ -103,15 +103,15 @@ def inspect_jpeg(data: memoryview) -> ImageInfo:
             raise CannotDecodeError(f"it is cut off in its header, after {size} bytes")
         marker = data[position]
         position += 1
-        if marker in _ALONE:
+        if marker in ALONE:
             continue
-        if marker == _EOI:
+        if marker == EOI:
             raise CannotDecodeError("it ends without an image")
         length = int.from_bytes(data[position : position + 2], "big")
         end = position + length
         if length < 2 or end > size:
             raise CannotDecodeError(f"it is cut off in its header, after {size} bytes")
-        if marker == _SOS:
+        if marker == SOS:
             info = found.info()
             if not _has_end(data, end):
                 raise CannotDecodeError(f"it is cut off: {size} bytes end without the end marker ff d9", info)
