@@ -278,10 +278,11 @@ class Ahead:
         self._control.stopped = True
         self._control.bell.put(None)
 
-    def join(self) -> None:
-        """Wait until the thread has ended, for :data:`END_SECONDS` at most, and drop what is ahead."""
+    def join(self) -> bool:
+        """Wait until the thread has ended, for :data:`END_SECONDS` at most, and drop what is ahead; whether it has."""
         self._finalizer()
         self.clear()
+        return not self._thread.is_alive()
 
     def clear(self) -> None:
         """Drop what is ahead."""

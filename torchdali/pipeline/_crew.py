@@ -103,6 +103,8 @@ class Crew:
         self._copied: dict[tuple[int, int], torch.cuda.Event] = {}
         """An event after the last copy from a slot, by worker and slot."""
         self._opened: dict[tuple[int, int], _Opened] = {}
+        self._given_up: list[Work] = []
+        """Workers may still be reading what they were given of these."""
         self._version = 0
         self._module: bytes | None = None
         self._has: dict[int, int] = {}
@@ -117,9 +119,16 @@ class Crew:
     def close(self) -> None:
         """End them."""
         self._pool.close()
+
+    def let_go(self) -> None:
+        """Let go of the memory of workers that have ended, once nobody takes in what they made."""
+        for event in self._copied.values():
+            event.synchronize()
+        self._copied.clear()
         for opened in self._opened.values():
             opened.memory.close()
         self._opened.clear()
+        self._given_up.clear()
 
     @property
     def pids(self) -> list[int]:
@@ -161,6 +170,7 @@ class Crew:
         if worker is None:
             worker = max(self._pool.living or self._free, key=lambda index: len(self._free[index]))
         slot = self._free[worker].pop(0)
+        self._given_up = [work for work in self._given_up if not work.job.arrived]
         try:
             copied = self._copied.pop((worker, slot), None)
             if copied is not None:
@@ -255,4 +265,5 @@ class Crew:
     def cancel(self, work: Work) -> None:
         """Nobody wants it any more. What the worker writes nevertheless, it writes before it begins with another batch."""
         self._pool.cancel(work.job)
+        self._given_up.append(work)
         self._free[work.worker].append(work.slot)

@@ -12,15 +12,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import sys
 from typing import Any
 
 import torch
 
-__all__ = ["ExportedMemory", "OpenedMemory", "block_while_waiting"]
+__all__ = ["ExportedMemory", "OpenedMemory"]
 
 _HANDLE_BYTES = 64  # CU_IPC_HANDLE_SIZE
 _LAZY_PEER_ACCESS = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
-_BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC
 
 
 class _Handle(ctypes.Structure):
@@ -44,13 +44,6 @@ def _call(name: str, *arguments: Any) -> None:
             f"{name}: {reason}; smaller batches, fewer gpu_workers or a smaller prefetch need less"
         )
     raise RuntimeError(f"{name} failed with error {status}: {reason}")
-
-
-def block_while_waiting(device: torch.device) -> None:
-    """Have this process sleep while it waits for the device, instead of spinning on a core; before CUDA is initialised."""
-    with contextlib.suppress(Exception):  # only a matter of cost
-        _call("cuInit", 0)
-        _call("cuDevicePrimaryCtxSetFlags_v2", ctypes.c_int(device.index or 0), ctypes.c_uint(_BLOCKING_SYNC))
 
 
 class _Span:
@@ -124,11 +117,20 @@ class OpenedMemory:
                 _Handle.from_buffer_copy(handle),
                 ctypes.c_uint(_LAZY_PEER_ACCESS),
             )
-        self._address = address.value
+        self._address: int | None = address.value
         self._device = device
-        self.bytes = _as_tensor(self._address, nbytes, device)
+        self.bytes = _as_tensor(address.value, nbytes, device)
 
     def close(self) -> None:
         """Let go of it; what this process had begun to do with it has to be done."""
-        with contextlib.suppress(Exception), torch.cuda.device(self._device):
-            _call("cuIpcCloseMemHandle", ctypes.c_uint64(self._address))
+        address, self._address = self._address, None
+        if address is not None:
+            with contextlib.suppress(Exception), torch.cuda.device(self._device):
+                _call("cuIpcCloseMemHandle", ctypes.c_uint64(address))
+
+    def __del__(self) -> None:
+        """Of a pipeline that was dropped: the memory of processes that are gone would stay for as long as this one."""
+        if getattr(self, "_address", None) is not None and not sys.is_finalizing():
+            with contextlib.suppress(Exception):
+                torch.cuda.synchronize(self._device)
+                self.close()

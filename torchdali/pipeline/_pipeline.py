@@ -232,8 +232,8 @@ class Pipeline(nn.Module):
             self._reader.close()
         if self._staff.crew is not None:
             self._staff.crew.close()
-        if self._runner is not None:
-            self._runner.join()
+        if self._runner is not None and self._runner.join() and self._staff.crew is not None:
+            self._staff.crew.let_go()
 
     def __enter__(self) -> Pipeline:
         self.start_py_workers()

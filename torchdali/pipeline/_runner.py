@@ -179,10 +179,9 @@ class Runner:
         if self._ahead is not None:
             self._ahead.stop()
 
-    def join(self) -> None:
-        """Wait for what is being made, though not for long, and drop it."""
-        if self._ahead is not None:
-            self._ahead.join()
+    def join(self) -> bool:
+        """Wait for what is being made, though not for long, and drop it; whether nothing is being made any more."""
+        return self._ahead is None or self._ahead.join()
 
     def count(self, statistics: PipelineStatistics) -> None:
         """Fill in what is known here."""

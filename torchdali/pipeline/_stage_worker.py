@@ -21,7 +21,7 @@ from torchdali.ops import DecodeImage, number_streams
 from torchdali.ops._decoded import Observation
 from torchdali.ops.decode._warm import warm_up_decoders
 from torchdali.pipeline._adapt import adapt_modules
-from torchdali.pipeline._device_memory import ExportedMemory, block_while_waiting
+from torchdali.pipeline._device_memory import ExportedMemory
 from torchdali.pipeline._parcel import Packed, Parcel, pack_outputs, span_of, unpack_batch
 from torchdali.pipeline._pinned import PinnedSpans
 from torchdali.pipeline._share_out import decoded_by_address
@@ -229,7 +229,6 @@ class StageFunction:
         torch.set_grad_enabled(False)
         if self._expected is None or self._expected.type != "cuda":
             return
-        block_while_waiting(self._expected)
         if torch.cuda.is_available() and (self._expected.index or 0) < torch.cuda.device_count():
             torch.cuda.set_device(self._expected)
             self._move(self._expected)
