@@ -1,7 +1,6 @@
 """The stage in processes of its own: the same batches, the same errors, and nothing lost when one of them dies."""
 
 import gc
-import logging
 import os
 import signal
 import time
@@ -14,62 +13,15 @@ import torch
 from torch import nn
 from torchvision import tv_tensors
 
-from tests.pipeline.support import Draws, Training, count_to, folder_source, numbers
-from torchdali import DecodeError, ExternalSource, JpegFolder, Pipeline, TensorList, WorkerDiedError, ops
-
-WORKERS = {"placement": "workers", "gpu_workers": 2}
-
-
-def equal(one, other):
-    """Bit for bit, for what pipelines return."""
-    assert type(one) is type(other)
-    if isinstance(one, TensorList):
-        assert one.layout == other.layout
-        return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, torch.Tensor):
-        return one.stride() == other.stride() and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (tuple, list)):
-        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
-    return one == other
-
-
-class Everything(Training):
-    """Decodes, draws in all ways there are, skips what is broken, and returns things of several kinds."""
-
-    def __init__(self, source, **options):
-        super().__init__(source, **{"seed": 3, "record_draws": True, **options})
-        self.decode = ops.DecodeImage(on_error="skip")
-        self.crop = ops.RandomResizedCrop(32)
-        self.noise = nn.Dropout(0.3)
-
-    def forward(self, files, labels):
-        images, labels = self.decode(files, labels)
-        crops = self.crop(images).stack()
-        return {
-            "ragged": self.enhance(images),
-            "channels last": crops.contiguous(memory_format=torch.channels_last),
-            "labels": labels,
-            "noise": (self.noise(torch.ones(5)), torch.rand(2), "text"),
-        }
-
-
-def broken_now_and_then(photographs, samples=22):
-    files = JpegFolder(photographs)
-
-    def source(info):
-        if info.idx_in_epoch >= samples:
-            raise StopIteration
-        data, label = files(info._replace(idx_in_epoch=info.idx_in_epoch % len(files)))
-        return (data[: len(data) // 2] if info.idx_in_epoch % 7 == 3 else data), label
-
-    return ExternalSource(source, num_outputs=2, batch=False)
-
-
-def epochs(pipeline, number=2):
-    with pipeline:
-        return [[(batch, pipeline.last_draws) for batch in pipeline] for _ in range(number)]
+from tests.pipeline.placing import WORKERS, Everything, broken_now_and_then, epochs, equal
+from tests.pipeline.support import Draws, Training, count_to, numbers
+from torchdali import (
+    DecodeError,
+    ExternalSource,
+    Pipeline,
+    TensorList,
+    WorkerDiedError,
+)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -307,6 +259,23 @@ def test_batches_that_are_kept_are_never_overwritten():
             assert (sample == number * 8 + position).all()
 
 
+class Products(Pipeline):
+    def __init__(self, source, **options):
+        super().__init__(source, batch_size=2, device="cpu", **options)
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, batch):
+        result = self.layer(batch.stack().float())
+        return result, result.requires_grad
+
+
+def test_the_consumer_s_autocast_and_gradients_stay_outside():
+    with torch.autocast("cpu", torch.bfloat16), Products(count_to(4), **WORKERS) as pipeline:
+        result, tracked = pipeline.run()
+    assert result.dtype == torch.float32
+    assert not tracked
+
+
 def test_both_workers_work_and_end_with_the_pipeline():
     with Lazy(count_to(80), batch_size=4, device="cpu", **WORKERS) as pipeline:
         pids = {pid for _, pid in pipeline}
@@ -328,46 +297,3 @@ def test_a_pipeline_that_is_dropped_ends_its_processes_without_the_garbage_colle
         assert not any(psutil.pid_exists(pid) for pid in pids)
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize("method", ["zygote", "spawn"])
-def test_workers_that_inherit_nothing_do_the_same(photographs, method):
-    source = folder_source(photographs)
-    options = {"seed": 8, "start_method": method}
-    here, there = Training(source, seed=8), Training(source, **options, **WORKERS)
-    with here, there:
-        for _ in range(3):
-            assert equal(here.run(), there.run())
-
-
-def test_auto_chooses_the_main_process_where_there_is_no_gpu_and_says_so(caplog):
-    with caplog.at_level(logging.INFO, "torchdali"), Draws(count_to(4), placement="auto") as pipeline:
-        assert pipeline.placement == "main"
-        assert pipeline.gpu_worker_pids == []
-        pipeline.run()
-    assert "the stage runs in the main process" in caplog.text
-    assert "no CUDA device" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"placement": "gpu"}, "'gpu'"),
-        ({"placement": "workers", "gpu_workers": 0}, "gpu_workers is 0"),
-        ({"gpu_workers": 2}, 'placement is "main"'),
-        ({"placement": "workers", "stage_thread": False}, "stage_thread is False"),
-    ],
-)
-def test_arguments_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Draws(count_to(4), **options)
-
-
-@pytest.mark.parametrize("share", [0.4, 1.0])
-def test_workers_decode_their_share_for_it_too(photographs, share):
-    options = {"on_worker_death": "restart", "cpu_share": share}
-    here = epochs(Everything(broken_now_and_then(photographs, 40)), 3)
-    pipeline = Everything(broken_now_and_then(photographs, 40), **options, **WORKERS)
-    assert equal(here, epochs(pipeline, 3))
-    assert 0 < pipeline.statistics().cpu_share <= share
-    assert pipeline.statistics().bad_images == 18

@@ -142,12 +142,15 @@ class _Slots:
         present = self._slots.get(self._number)
         if present is not None and present[1].nbytes >= nbytes:
             return present[1]
+        # In steps of an eighth to a quarter: batches differ in size, and few slots are to be made and opened.
         capacity = _SMALLEST_SLOT
-        while (
-            capacity < nbytes
-        ):  # in steps of an eighth to a quarter: batches differ in size, and few slots are to be opened
+        while capacity < nbytes:
             capacity += max(_SMALLEST_SLOT, 1 << (capacity.bit_length() - 3))
-        memory = ExportedMemory(capacity, device)
+        try:
+            memory = ExportedMemory(capacity, device)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # what torch keeps for later is in the way
+            memory = ExportedMemory(capacity, device)
         if present is not None:
             memory.bytes[: self._end].copy_(present[1].bytes[: self._end])
             self._left.setdefault(self._number, []).append(present)
@@ -227,6 +230,8 @@ class StageFunction:
         """Begin what takes time: CUDA's context, the decoder, the module's way to the device."""
         self._own = self._pipeline
         torch.set_grad_enabled(False)
+        for kind in ("cpu", "cuda"):  # as in a thread of its own, whatever the thread that forked this was doing
+            torch.set_autocast_enabled(kind, False)
         if self._expected is None or self._expected.type != "cuda":
             return
         if torch.cuda.is_available() and (self._expected.index or 0) < torch.cuda.device_count():
