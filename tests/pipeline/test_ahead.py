@@ -227,6 +227,7 @@ def test_ctrl_c_loses_nothing(slow):
                         seen += numbers(pipeline.run()[0])
                 timer.cancel()
                 timer.join()
+                time.sleep(0.001)  # a signal that was sent is still to be delivered
             except KeyboardInterrupt:
                 interrupts += 1
                 timer.join()

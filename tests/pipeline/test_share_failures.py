@@ -158,7 +158,7 @@ def test_ctrl_c_while_it_waits_loses_no_batch(make_reader):
                 reader.peek()
             timer.cancel()
             timer.join()
-            time.sleep(0)
+            time.sleep(0.001)  # a signal that was sent is still to be delivered
         except KeyboardInterrupt:  # then the same again
             interrupts += 1
             continue
