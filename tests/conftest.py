@@ -86,7 +86,7 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     if not (set(_children()) - before or _new_files(files)):
         return
-    gc.collect()  # takes a tenth of a second; what ends with an object in a cycle is still there before it
+    gc.collect()  # takes its time, so not after every test; what ends with an object in a cycle is still there before it
     deadline = time.monotonic() + 3
     while (left := set(_children()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
