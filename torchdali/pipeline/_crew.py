@@ -85,7 +85,6 @@ class Crew:
         record_draws: bool,
         pool_options: dict[str, Any],
     ) -> None:
-        self.size = size
         self._memory = memory
         function = StageFunction(
             pipeline, memory, num_threads=max(1, num_threads // size), record_draws=record_draws, device=device

@@ -95,9 +95,7 @@ def choose_placement(
     if placement == "workers":
         return Chosen("workers", size, "it was asked for")
     device = expected_device(request)
-    on_cuda = (device is not None and device.type == "cuda") or (
-        device is None and request != "cpu" and _count_cuda_devices() != 0
-    )
+    on_cuda = _count_cuda_devices() != 0 if device is None else device.type == "cuda"
     if not on_cuda:
         chosen = Chosen("main", 0, "there is no CUDA device for it, and on the CPU threads do as well")
     elif not stage_thread:

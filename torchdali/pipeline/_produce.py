@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,7 +23,7 @@ from torchdali.pipeline._share import AnyReader, SharingReader, decoded_by_addre
 from torchdali.pipeline._stage_call import Stage, StageCall
 from torchdali.source import BatchInfo, SourceBatch
 
-__all__ = ["Producer", "Turns", "serial_draws"]
+__all__ = ["BatchMaker", "Producer", "Turns", "serial_draws"]
 
 WAIT_SECONDS = 0.05
 """How long the thread waits for workers before it sees whether somebody else wants the reader, or it shall end."""
@@ -71,14 +72,61 @@ def serial_draws(seed: int) -> Callable[[BatchInfo], AbstractContextManager[Any]
     return draws
 
 
-class Producer:
-    """Makes a pipeline's batches, one after the other.
+class BatchMaker(ABC):
+    """Makes a pipeline's batches, in whatever way; counts the time, and keeps warnings until a batch carries them.
 
     Args:
         pipeline: is called with them; not kept alive.
         reader: has them.
         turns: for the reader.
         handover: of batches that are made in a thread; None: they are made where they are wanted.
+    """
+
+    def __init__(self, pipeline: Stage, reader: AnyReader, turns: Turns, handover: Handover | None) -> None:
+        self._pipeline = weakref.ref(pipeline)
+        self._reader = reader
+        self._turns = turns
+        self._handover = handover
+        self.seconds = 0.0
+        """That it took to make batches."""
+        self._last = time.perf_counter()
+        """When the last attempt ended."""
+        self._doing = ""
+        self._warnings: list[tuple[str, type[Warning]]] = []
+        """That no outcome has carried yet."""
+
+    def doing(self) -> str:
+        """What is going on, for people."""
+        return self._doing or "the stage is at work"
+
+    def make(self) -> Outcome | None:
+        """One attempt at a batch; None if workers are not done with it and this is a thread that has more to look after."""
+        start = time.perf_counter()
+        if self._handover is not None and isinstance(self._reader, SharingReader):
+            self._reader.unwanted(start - self._last)
+        with collected_warnings() as warnings:
+            outcome = self._make()
+        self._last = time.perf_counter()
+        self.seconds += self._last - start
+        self._warnings += warnings
+        if outcome is not None and self._warnings:
+            outcome = outcome._replace(warnings=(*outcome.warnings, *self._warnings))
+            self._warnings.clear()
+        return outcome
+
+    @abstractmethod
+    def _make(self) -> Outcome | None: ...
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop what is under way; while nobody makes anything."""
+
+
+class Producer(BatchMaker):
+    """Makes a pipeline's batches in this process, one after the other.
+
+    Args:
+        pipeline, reader, turns, handover: as of any :class:`BatchMaker`.
         num_threads, record_draws: as of :class:`~torchdali.pipeline._stage_call.StageCall`.
     """
 
@@ -92,40 +140,11 @@ class Producer:
         num_threads: int,
         record_draws: bool,
     ) -> None:
-        self._pipeline = weakref.ref(pipeline)
-        self._reader = reader
-        self._turns = turns
-        self._handover = handover
+        super().__init__(pipeline, reader, turns, handover)
         self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
-        self.seconds = 0.0
-        """That it took to make batches."""
-        self._last = time.perf_counter()
-        """When the last attempt ended."""
-        self._doing = ""
-        self._warnings: list[tuple[str, type[Warning]]] = []
-        """That no outcome has carried yet."""
-
-    def doing(self) -> str:
-        """What is going on, for people."""
-        return self._doing or "the stage is at work"
 
     def forget(self) -> None:
-        """Drop what is under way: nothing, between two batches."""
-
-    def make(self) -> Outcome | None:
-        """One attempt at a batch; None if workers are not done with it and this is a thread that has more to look after."""
-        start = time.perf_counter()
-        if self._handover is not None and isinstance(self._reader, SharingReader):
-            self._reader.unwanted(start - self._last)
-        with collected_warnings() as warnings:
-            outcome = self._make()
-        self._last = time.perf_counter()
-        self.seconds += self._last - start
-        self._warnings += warnings
-        if outcome is not None and self._warnings:
-            outcome = outcome._replace(warnings=tuple(self._warnings))
-            self._warnings.clear()
-        return outcome
+        """Nothing is under way between two batches."""
 
     def _make(self) -> Outcome | None:
         try:

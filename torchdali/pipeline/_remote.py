@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-import weakref
 from collections import deque
 from typing import Any
 
-from torchdali._warnings import collected_warnings
 from torchdali.ops import DecodeImage
 from torchdali.pipeline._ahead import Outcome
 from torchdali.pipeline._crew import Crew, Work
 from torchdali.pipeline._handover import Handover
-from torchdali.pipeline._produce import WAIT_SECONDS, Turns
+from torchdali.pipeline._produce import WAIT_SECONDS, BatchMaker, Turns
 from torchdali.pipeline._share import AnyReader, SharingReader
 from torchdali.pipeline._stage_call import Stage
 
@@ -22,7 +19,7 @@ _GLANCE_SECONDS = 0.001
 """How long a batch is waited for while workers could be given another one."""
 
 
-class RemoteProducer:
+class RemoteProducer(BatchMaker):
     """Makes a pipeline's batches in the processes of a crew; as :class:`~torchdali.pipeline._produce.Producer` does here.
 
     Args:
@@ -31,41 +28,13 @@ class RemoteProducer:
     """
 
     def __init__(self, pipeline: Stage, reader: AnyReader, turns: Turns, handover: Handover, crew: Crew) -> None:
-        self._pipeline = weakref.ref(pipeline)
-        self._reader = reader
-        self._turns = turns
-        self._handover = handover
+        super().__init__(pipeline, reader, turns, handover)
+        self._stage = handover
         self._crew = crew
         self._under_way: deque[Work | Outcome] = deque()
         """In order; an outcome where there was nothing for the stage to do."""
         self._at_end = False
-        self.seconds = 0.0
-        """That it took to make batches."""
-        self._last = time.perf_counter()
-        """When the last attempt ended."""
         self.stage_seconds: dict[str, float] = {}
-        self._doing = ""
-        self._warnings: list[tuple[str, type[Warning]]] = []
-        """That no outcome has carried yet."""
-
-    def doing(self) -> str:
-        """What is going on, for people."""
-        return self._doing or "the stage is at work"
-
-    def make(self) -> Outcome | None:
-        """One attempt at a batch; None if it is not done."""
-        start = time.perf_counter()
-        if isinstance(self._reader, SharingReader):
-            self._reader.unwanted(start - self._last)
-        with collected_warnings() as warnings:
-            outcome = self._make()
-        self._last = time.perf_counter()
-        self.seconds += self._last - start
-        self._warnings += warnings
-        if outcome is not None and self._warnings:
-            outcome = outcome._replace(warnings=(*outcome.warnings, *self._warnings))
-            self._warnings.clear()
-        return outcome
 
     def _make(self) -> Outcome | None:
         pipeline: Any = self._pipeline()
@@ -106,9 +75,9 @@ class RemoteProducer:
 
     def _finish(self, pipeline: Any, work: Work) -> Outcome | None:
         try:
-            with self._handover.stage():
+            with self._stage.stage():
                 made = self._crew.receive(pipeline, work)
-                event = self._handover.finished()
+                event = self._stage.finished()
         except Exception as raised:
             return Outcome(error=raised)
         if isinstance(made, Work):
