@@ -73,3 +73,15 @@ def plain(source, **options):
 
 def folder_source(folder):
     return ExternalSource(JpegFolder(folder), num_outputs=2)
+
+
+def endless(folder, samples=400):
+    """A folder's files over and over, in epochs of so many."""
+    files = JpegFolder(folder)
+
+    def source(info):
+        if info.idx_in_epoch >= samples:
+            raise StopIteration
+        return files(info._replace(idx_in_epoch=info.idx_in_epoch % len(files)))
+
+    return ExternalSource(source, num_outputs=2, batch=False)

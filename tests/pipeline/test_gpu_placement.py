@@ -6,23 +6,12 @@ import signal
 import pytest
 import torch
 
-from tests.pipeline.support import Training, folder_source
-from torchdali import ExternalSource, JpegFolder, Pipeline, WorkerDiedError, ops
+from tests.pipeline.support import Training, endless, folder_source
+from torchdali import ExternalSource, Pipeline, WorkerDiedError, ops
 
 pytestmark = pytest.mark.gpu
 
 WORKERS = {"placement": "workers", "gpu_workers": 2}
-
-
-def endless(folder, samples=400):
-    files = JpegFolder(folder)
-
-    def source(info):
-        if info.idx_in_epoch >= samples:
-            raise StopIteration
-        return files(info._replace(idx_in_epoch=info.idx_in_epoch % len(files)))
-
-    return ExternalSource(source, num_outputs=2, batch=False)
 
 
 class Crops(Pipeline):

@@ -153,7 +153,7 @@ def test_a_pipeline_with_pinned_memory_delivers_the_right_batches():
             values = [float(sample[0]) for batch in kept for sample in batch]
             assert values == list(range(400))
             assert all((sample == sample[0]).all() for batch in kept for sample in batch)
-        assert pipeline._pinned.nbytes > 0
+        assert pipeline._staff.pinned.nbytes > 0
 
 
 @pytest.mark.gpu

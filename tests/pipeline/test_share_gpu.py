@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.pipeline.sharing import Decodes
-from tests.pipeline.support import folder_source
+from tests.pipeline.support import endless, folder_source
 from torchdali import ops
 
 pytestmark = pytest.mark.gpu
@@ -70,3 +70,18 @@ def test_images_that_the_next_operator_works_on_are_complete(photographs):
                 for (ours, _), (theirs, _) in zip(pipeline, plain, strict=True):
                     assert torch.equal(ours, theirs)
             assert pipeline.statistics().cpu_share > 0.8
+
+
+def test_stage_workers_get_images_from_more_memory_than_is_pinned_at_a_time(image_folder):
+    """A copy from what is pinned in part, or in two pieces, is refused by CUDA."""
+    options = {"batch_size": 160, "num_workers": 6, "device": "cuda", "placement": "workers", "gpu_workers": 2}
+    shared = Decodes(endless(image_folder, 1600), cpu_share=0.7, **options)
+    alone = Decodes(endless(image_folder, 1600), **options)
+    with shared, alone:
+        for epoch in range(2):
+            for number, ((ours, labels), (theirs, its)) in enumerate(zip(shared, alone, strict=True)):
+                assert torch.equal(labels.as_tensor(), its.as_tensor())
+                for image, other in zip(ours, theirs, strict=True):
+                    assert (image.int() - other.int()).abs().float().mean() < 3.0, (epoch, number)
+        assert shared.statistics().cpu_share > 0.5
+        assert len(shared._staff.reader.memory.segments) > 1

@@ -14,7 +14,7 @@ import torch
 
 from torchdali._warnings import warn
 from torchdali.pipeline._device_memory import OpenedMemory
-from torchdali.pipeline._parcel import pack_batch, unpack_outputs
+from torchdali.pipeline._parcel import pack_batch, span_of, unpack_outputs
 from torchdali.pipeline._stage_worker import (
     OnDevice,
     Slot,
@@ -183,6 +183,8 @@ class Crew:
     def _item(self, pipeline: Any, batch: SourceBatch, worker: int, slot: int) -> StageItem:
         opened = self._opened.get((worker, slot))
         module, given = None, batch.decoded
+        images = None if given is None else pack_batch(given.images, self._memory)
+        span = None if images is None else span_of(images)
         if self._version and self._has.get(worker) != self._version:
             self._module = self._module or pack_module(pipeline)
             module = self._module
@@ -191,9 +193,8 @@ class Crew:
             batch.iteration,
             batch.indices,
             tuple(pack_batch(output, self._memory) for output in batch.outputs),
-            None
-            if given is None
-            else (given.output, given.positions, pack_batch(given.images, self._memory), given.settings),
+            None if given is None or images is None else (given.output, given.positions, images, given.settings),
+            None if span is None or self._memory is None else self._memory.segment_of(span[0]),
             pipeline.device,
             slot,
             None if opened is None else opened.key,

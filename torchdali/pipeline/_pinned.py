@@ -18,7 +18,7 @@ import torch
 
 from torchdali.pool import Memory
 
-__all__ = ["PinnedMemory", "PinnedSpans"]
+__all__ = ["PinnedMemory", "PinnedSegments"]
 
 _PORTABLE = 1
 """cudaHostRegisterPortable: pinned for all devices, not only for the current one."""
@@ -26,8 +26,8 @@ _PORTABLE = 1
 _ALREADY_REGISTERED = 712
 
 
-class PinnedSpans:
-    """Pins what is used of a pool's memory in another process than its parent, bit by bit; never undone.
+class PinnedSegments:
+    """Pins segments of a pool's memory in another process than its parent, as they come into use; never undone.
 
     The parent must keep the memory's pages (``keep_memory``), and hold what is read until the reader has synchronised.
 
@@ -35,24 +35,21 @@ class PinnedSpans:
         memory: as this process sees it.
     """
 
-    CHUNK = 64 << 20
-
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._done: set[int] = set()
         self._refused = False
 
     def pin(self, start: int, nbytes: int) -> None:
-        """Have these bytes of the memory pinned, as far as CUDA agrees; without it copies are slower, no more."""
-        last = (start + nbytes - 1) // self.CHUNK
-        for chunk in range(start // self.CHUNK, last + 1):
-            if chunk in self._done or self._refused:
-                continue
-            first = chunk * self.CHUNK
-            view = self._memory.view(first, min(self.CHUNK, self._memory.size - first))
-            status = int(_cudart().cudaHostRegister(view.ctypes.data, view.nbytes, _PORTABLE))
-            self._refused = status not in (0, _ALREADY_REGISTERED)
-            self._done.add(chunk)
+        """Have a whole segment pinned, if CUDA agrees; without it copies are slower, no more.
+
+        Less than a segment would not do: CUDA refuses to copy what is pinned only in part, or in two pieces.
+        """
+        if start in self._done or self._refused:
+            return
+        self._done.add(start)
+        address = self._memory.view(start, nbytes).ctypes.data
+        self._refused = int(_cudart().cudaHostRegister(address, nbytes, _PORTABLE)) not in (0, _ALREADY_REGISTERED)
 
 
 class PinnedMemory:

@@ -22,8 +22,8 @@ from torchdali.ops._decoded import Observation
 from torchdali.ops.decode._warm import warm_up_decoders
 from torchdali.pipeline._adapt import adapt_modules
 from torchdali.pipeline._device_memory import ExportedMemory
-from torchdali.pipeline._parcel import Packed, Parcel, pack_outputs, span_of, unpack_batch
-from torchdali.pipeline._pinned import PinnedSpans
+from torchdali.pipeline._parcel import Packed, Parcel, pack_outputs, unpack_batch
+from torchdali.pipeline._pinned import PinnedSegments
 from torchdali.pipeline._share_out import decoded_by_address
 from torchdali.pipeline._stage_call import StageCall
 from torchdali.pipeline._statistics import Stopwatch
@@ -51,6 +51,8 @@ class StageItem(NamedTuple):
     inputs: tuple[Parcel, ...]
     decoded: tuple[int, npt.NDArray[np.int64], Parcel, Any] | None
     """As :class:`~torchdali.source.Predecoded`: of what the sources' workers have decoded already."""
+    decoded_segment: tuple[int, int] | None
+    """The segment of the sources' memory in which those images lie: where it begins, and its bytes."""
     device: torch.device
     slot: int
     """Where tensors on the device go to: one of the worker's slots, which nobody reads now."""
@@ -206,7 +208,7 @@ class StageFunction:
         self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
         self._version = 0
         self._slots = _Slots()
-        self._pinned: PinnedSpans | None = None
+        self._pinned: PinnedSegments | None = None
         self._device: torch.device | None = None
         self._stopwatch: Stopwatch | None = None
         self._seconds: dict[str, float] = {}
@@ -274,7 +276,7 @@ class StageFunction:
         )
         if item.decoded is not None:
             output, positions, images, settings = item.decoded
-            self._pin(images, item.device)
+            self._pin(item)
             batch = batch._replace(decoded=Predecoded(output, positions, unpack_batch(images, self._inputs), settings))
         decoded = decoded_by_address(batch)
         self._slots.begin(item.slot, item.known)
@@ -287,12 +289,11 @@ class StageFunction:
         key, slot = self._slots.written()
         return StageReply(packed, key, slot, warnings, self._counts(), self._times(), decoded.observe())
 
-    def _pin(self, images: Parcel, device: torch.device) -> None:
+    def _pin(self, item: StageItem) -> None:
         """What goes to the device as it is, is copied several times as fast, and beside the decoder's work, if it is pinned."""
-        span = span_of(images) if device.type == "cuda" else None
-        if span is not None and self._inputs is not None:
-            self._pinned = self._pinned or PinnedSpans(self._inputs)
-            self._pinned.pin(*span)
+        if item.device.type == "cuda" and item.decoded_segment is not None and self._inputs is not None:
+            self._pinned = self._pinned or PinnedSegments(self._inputs)
+            self._pinned.pin(*item.decoded_segment)
 
     def _counts(self) -> dict[str, dict[str, int]]:
         news = {}

@@ -9,6 +9,7 @@ A process that was forked from the parent has the mapping already; any other get
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import mmap
 import os
@@ -64,9 +65,14 @@ class Memory:
     Args:
         size: bytes, rounded down to pages.
         fd: descriptor of another process's memory to map; None makes a new one. It is this object's from then on.
+
+    Attributes:
+        segments: where the parts begin that are in use, and their lengths in bytes, by their places; known to the parent only.
+            Results of one job lie in one of them.
     """
 
     def __init__(self, size: int, fd: int | None = None) -> None:
+        self.segments: list[tuple[int, int]] = []
         self.size = max(PAGE, size // PAGE * PAGE)
         self.fd = memory_file(0) if fd is None else fd
         try:
@@ -100,6 +106,13 @@ class Memory:
         """
         offset = address - self._address
         return offset if offset >= 0 and 0 <= nbytes <= self.size - offset else None
+
+    def segment_of(self, offset: int) -> tuple[int, int] | None:
+        """The segment that holds the byte at an offset; None if there is none."""
+        number = bisect.bisect(self.segments, offset, key=lambda segment: segment[0]) - 1
+        if number < 0 or offset >= sum(self.segments[number]):
+            return None
+        return self.segments[number]
 
     def view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """Bytes of the memory as a writable array, which is no lease: whoever uses it has them held by the parent.
