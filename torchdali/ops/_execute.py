@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchdali.ops._plainly import plainly
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._threads import parallel_map
 from torchdali.tensorlist import TensorList
@@ -25,6 +26,7 @@ def _is_interleaved(layout: str) -> bool:
     return layout == "HWC"
 
 
+@plainly
 def image_sizes(images: TensorList, name: str) -> Sizes:
     """Channels, height and width of each image, shape (N, 3).
 

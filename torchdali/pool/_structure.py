@@ -15,7 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["NUMBERS", "Leaf", "NotStackable", "Structure", "build", "flatten", "leaves_of", "nesting_of", "outline_of"]
+__all__ = [
+    "NUMBERS",
+    "Leaf",
+    "NotStackable",
+    "Structure",
+    "build",
+    "flatten",
+    "gatherer",
+    "leaves_of",
+    "nesting_of",
+    "outline_of",
+]
 
 _INT64 = range(-(2**63), 2**63)
 _KEYS = (str, int, bool, bytes)
@@ -166,8 +177,8 @@ Gather = Callable[[Any, list[Any]], bool]
 """Appends the leaves of a value as NumPy arrays or numbers; False if the value has not the structure."""
 
 
-def _gather_tensor(leaf: Leaf) -> Gather:
-    dtype, shape = leaf.dtype, leaf.shape
+def _gather_tensor(leaf: Leaf, *, any_shape: bool) -> Gather:
+    dtype, shape, dim = leaf.dtype, leaf.shape, len(leaf.shape)
     shared = _SHARED.get(dtype)
     bits = _BITS.get(dtype.itemsize, torch.uint8)
 
@@ -178,27 +189,32 @@ def _gather_tensor(leaf: Leaf) -> Gather:
             array = value.numpy()  # refuses all that is not plain, and costs less than asking
         except (RuntimeError, TypeError):
             return False
-        if array.dtype is not shared or array.shape != shape:
+        if array.dtype is not shared or (array.ndim != dim if any_shape else array.shape != shape):
             return False
         arrays.append(array)
         return True
 
     def gather_bits(value: Any, arrays: list[Any]) -> bool:
-        if type(value) is not torch.Tensor or value.dtype is not dtype or value.shape != shape or not is_plain(value):
+        if type(value) is not torch.Tensor or value.dtype is not dtype or not is_plain(value):
             return False
-        arrays.append(value.contiguous().view(bits).numpy())
+        if value.dim() != dim if any_shape else value.shape != shape:
+            return False
+        arrays.append(value.view(bits).numpy() if any_shape else value.contiguous().view(bits).numpy())
         return True
 
     return gather if shared is not None else gather_bits
 
 
-def _gather_leaf(leaf: Leaf) -> Gather:
+def _gather_leaf(leaf: Leaf, *, any_shape: bool) -> Gather:
     kind, dtype, shape = leaf
+    dim = len(shape)
     if kind is torch.Tensor:
-        return _gather_tensor(leaf)
+        return _gather_tensor(leaf, any_shape=any_shape)
 
     def gather_array(value: Any, arrays: list[Any]) -> bool:
-        if type(value) is not np.ndarray or value.shape != shape or value.dtype != dtype:
+        if type(value) is not np.ndarray or value.dtype != dtype:
+            return False
+        if value.ndim != dim if any_shape else value.shape != shape:
             return False
         arrays.append(value)
         return True
@@ -218,11 +234,16 @@ def _gather_leaf(leaf: Leaf) -> Gather:
     return gather_array if kind is np.ndarray else gather_scalar if kind is np.generic else gather_number
 
 
-def _gather(nesting: Any) -> Gather:
-    """Looks at a value as :func:`nesting_of` does, for one nesting that is known, which is several times as fast."""
+def gatherer(nesting: Any, *, any_shape: bool = False) -> Gather:
+    """Looks at a value as :func:`nesting_of` does, for one nesting that is known, which is several times as fast.
+
+    Args:
+        nesting: that one.
+        any_shape: leaves may have any lengths in as many dimensions; it is an outline then.
+    """
     if isinstance(nesting, Leaf):
-        return _gather_leaf(nesting)
-    cls, entries = nesting[0], [_gather(entry) for entry in nesting[-1]]
+        return _gather_leaf(nesting, any_shape=any_shape)
+    cls, entries = nesting[0], [gatherer(entry, any_shape=any_shape) for entry in nesting[-1]]
     keys = nesting[1] if cls is dict else None
 
     def gather(value: Any, arrays: list[Any]) -> bool:
@@ -243,7 +264,7 @@ class Structure:
     def __init__(self, nesting: Any) -> None:
         self.nesting = nesting
         self.leaves = leaves_of(nesting)
-        self._gather = _gather(nesting)
+        self._gather = gatherer(nesting)
 
     def offsets(self, items: int, alignment: int) -> tuple[list[int], int]:
         """Where the block of each leaf begins, and the bytes needed in all, for so many items."""

@@ -28,7 +28,7 @@ from torchdali.pool._memory import Memory
 from torchdali.pool._protocol import Result, Task
 from torchdali.pool._structure import Structure
 from torchdali.pool._worker_info import WorkerInfo, seed_generators, set_worker_info
-from torchdali.pool._writer import DescribedRun, RaggedRun, Region, StackedRun
+from torchdali.pool._writer import DescribedRun, KnownOutline, RaggedRun, Region, StackedRun
 
 __all__ = ["Bench", "describe_item", "end_interpreter", "work"]
 
@@ -114,7 +114,7 @@ class Worker:
         self._index = index
         self._region = Region(bench.memory)
         self._structures: dict[bytes, Structure | None] = {}
-        self._outlines: list[tuple[Any, bytes]] = []
+        self._outlines: list[KnownOutline] = []
         self._broken: BaseException | None = None
         setup = bench.setup
         seed = seed_generators(setup.seed, index, generation)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import os
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,18 @@ from torchdali.pool._channel import memory_file, write_file
 from torchdali.pool._codec import ALIGNMENT, aligned, dumps, encode
 from torchdali.pool._memory import Memory
 from torchdali.pool._ragged import Outline
-from torchdali.pool._structure import Structure, flatten, leaves_of, nesting_of, outline_of
+from torchdali.pool._structure import (
+    Gather,
+    Leaf,
+    Structure,
+    flatten,
+    gatherer,
+    leaves_of,
+    nesting_of,
+    outline_of,
+)
 
-__all__ = ["DescribedRun", "RaggedRun", "Region", "StackedRun"]
+__all__ = ["DescribedRun", "KnownOutline", "RaggedRun", "Region", "StackedRun"]
 
 _COPIED = 64
 """Bytes up to which a piece is also sent with the table: to read labels that lie among images is a page of memory each."""
@@ -164,6 +173,14 @@ def _packed(nesting: Any) -> bytes | None:
         return None
 
 
+class KnownOutline(NamedTuple):
+    """What results were before."""
+
+    outline: Any
+    packed: bytes
+    gather: Gather
+
+
 class RaggedRun:
     """Results that are nested alike and differ at most in shape: their bytes in the region, and a table of where.
 
@@ -174,12 +191,17 @@ class RaggedRun:
         outlines: of runs before, so that one is not pickled each time: the last is kept in it.
     """
 
-    def __init__(self, region: Region, outlines: list[tuple[Any, bytes]]) -> None:
+    def __init__(self, region: Region, outlines: list[KnownOutline]) -> None:
         self._region = region
         self._outlines = outlines
         self._outline: Any = None
         self._packed = b""
+        self._leaves: list[Leaf] = []
+        self._gather: Gather | None = None
         self._nesting: Any = None
+        """Of the first."""
+        self._shapes: list[tuple[int, ...]] = []
+        """Of its leaves."""
         self._uniform = True
         self._table = array.array("q")
         self._copies: list[bytearray | None] = []
@@ -218,13 +240,16 @@ class RaggedRun:
 
     def _note(self, value: object) -> bool:
         try:
-            nesting = nesting_of(value)
-            if not self._fits(nesting):
+            if self._gather is None:
+                self._begin(value)
+            assert self._gather is not None
+            arrays: list[npt.NDArray[Any]] = []
+            if not self._gather(value, arrays):
                 return False
-            leaves, parts = leaves_of(nesting), flatten(nesting, value)
-            if _repeats(parts):
+            if len(arrays) > 1 and _repeats(flatten(self._outline, value)):
                 return False
-            arrays = [leaf.array(part) for leaf, part in zip(leaves, parts, strict=True)]
+            for number in self._numbers:
+                arrays[number] = np.asarray(arrays[number], self._leaves[number].array_dtype)
         except Exception:  # not of that kind, or a class of the user's that cannot be looked at
             return False
         row: list[int] = []
@@ -237,8 +262,9 @@ class RaggedRun:
             row += [start, *values.shape]
         self._table.extend(row)
         self._copy(arrays)
-        self._uniform = self._uniform and (not self._size or nesting == self._nesting)
-        self._nesting = nesting
+        shapes = [values.shape for values in arrays]
+        self._shapes = self._shapes or shapes
+        self._uniform = self._uniform and shapes == self._shapes
         self._size += 1
         return True
 
@@ -253,14 +279,15 @@ class RaggedRun:
                 else:
                     self._copies[number] = None
 
-    def _fits(self, nesting: Any) -> bool:
-        outline = outline_of(nesting)
-        if self._size:
-            return bool(outline == self._outline)
-        if not self._outlines or self._outlines[0][0] != outline:
-            self._outlines[:] = [(outline, dumps(outline))]
-        self._outline, self._packed = self._outlines[0]
-        return True
+    def _begin(self, value: object) -> None:
+        """See what the first is, as which the others have to be."""
+        self._nesting = nesting_of(value)
+        outline = outline_of(self._nesting)
+        if not self._outlines or self._outlines[0].outline != outline:
+            self._outlines[:] = [KnownOutline(outline, dumps(outline), gatherer(outline, any_shape=True))]
+        self._outline, self._packed, self._gather = self._outlines[0]
+        self._leaves = leaves_of(outline)
+        self._numbers = [n for n, leaf in enumerate(self._leaves) if leaf.kind not in (torch.Tensor, np.ndarray)]
 
     def _describe(self) -> None:
         others = DescribedRun(self._region, stack=True)

@@ -12,7 +12,7 @@ from torchdali._philox import SOURCE_STREAM, words
 from torchdali.source._cycle import Cycle
 from torchdali.source._external import ExternalSource
 from torchdali.source._info import BatchInfo, SampleInfo
-from torchdali.source._outputs import as_batches, as_tensor, split_outputs
+from torchdali.source._outputs import Named, as_batches, as_tensor, split_outputs
 
 __all__ = ["Turn", "WorkerFunction", "call_for_batch", "check_sample", "worker_function"]
 
@@ -25,9 +25,9 @@ _WHOLE_EPOCH = 2**64 - 1
 
 def check_sample(source: ExternalSource, value: object, info: object) -> tuple[torch.Tensor, ...]:
     """The outputs of one call for a sample, as CPU tensors."""
-    what = f"the source {source.name} for {info}"
+    what = Named("the source {} for {}", source.name, info)
     outputs = split_outputs(value, source.num_outputs, what)
-    return tuple(as_tensor(output, f"output {number} of {what}") for number, output in enumerate(outputs))
+    return tuple([as_tensor(output, Named("output {} of {}", number, what)) for number, output in enumerate(outputs)])
 
 
 def call_for_batch(config: ExternalSource, info: BatchInfo) -> object:

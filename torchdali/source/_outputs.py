@@ -10,12 +10,32 @@ import torch
 
 from torchdali.tensorlist import TensorList
 
-__all__ = ["as_batches", "as_tensor", "split_outputs"]
+__all__ = ["Named", "as_batches", "as_tensor", "split_outputs"]
 
 _TORCH_KINDS = "biufc"  # NumPy's letters for bool, signed, unsigned, float, complex
+_AS_THEY_ARE = frozenset(map(np.dtype, ("u1", "i4", "i8", "f4")))
+"""Of most arrays that are returned; they need no further look where they are contiguous and writable."""
 
 
-def split_outputs(value: object, num_outputs: int | None, what: str) -> tuple[Any, ...]:
+class Named:
+    """A name for messages that is put together when somebody reads it: most samples give no reason to.
+
+    Args:
+        pattern: as of :meth:`str.format`.
+        parts: for it.
+    """
+
+    __slots__ = ("_parts", "_pattern")
+
+    def __init__(self, pattern: str, *parts: object) -> None:
+        self._pattern = pattern
+        self._parts = parts
+
+    def __str__(self) -> str:
+        return self._pattern.format(*self._parts)
+
+
+def split_outputs(value: object, num_outputs: int | None, what: str | Named) -> tuple[Any, ...]:
     """The outputs of one call.
 
     Args:
@@ -43,12 +63,14 @@ def _kind(value: object) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def as_tensor(value: object, what: str) -> torch.Tensor:
+def as_tensor(value: object, what: str | Named) -> torch.Tensor:
     """One output of one sample as a CPU tensor; arrays and tensors keep their memory.
 
     Raises:
         TypeError: it is on another device, an object array, or nothing that an array can be made of.
     """
+    if type(value) is np.ndarray and value.dtype in _AS_THEY_ARE and value.flags.carray:
+        return torch.from_numpy(value)
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise TypeError(

@@ -26,6 +26,7 @@ from torchdali.ops._kernels._tables import (
     rows_of,
 )
 from torchdali.ops._kernels._upload import upload
+from torchdali.ops._plainly import plainly
 from torchdali.ops._resample import Resample, converted
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._warp import Warp
@@ -52,6 +53,7 @@ _TL: dict[torch.dtype, Any] = {
 }
 
 
+@plainly
 def run(steps: Sequence[Step], images: TensorList, sizes: Sizes, interleaved: bool | None = None) -> TensorList:
     """What the steps make of images on a GPU.
 

@@ -13,6 +13,7 @@ from torchdali.errors import DecodeError
 from torchdali.ops._context import current_batch, describe_sample, keep_samples
 from torchdali.ops._decoded import DecodeSettings
 from torchdali.ops._operator import Operator
+from torchdali.ops._plainly import plainly
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.ops.decode._exif import turn_upright
 from torchdali.ops.decode._glance import glance
@@ -105,6 +106,7 @@ class DecodeImage(Operator):
         return ", ".join(parts)
 
     @uncompiled
+    @plainly
     def forward(
         self, files: TensorList | Sequence[torch.Tensor], *others: Any, names: Sequence[str] | None = None
     ) -> Any:
