@@ -6,6 +6,7 @@ augments their batches on the device. Importing this starts nothing and does not
 
 from torchdali import display, errors, fn, ops, pool, source, types
 from torchdali._version import __version__
+from torchdali.display import show
 from torchdali.errors import CudaInitializedError, DecodeError, PipelineStateError, WorkerDiedError
 from torchdali.loader import DataLoader, ragged_collate, start
 from torchdali.pipeline import Pipeline, PipelineStatistics, pipeline_def
@@ -34,6 +35,7 @@ __all__ = [
     "pipeline_def",
     "pool",
     "ragged_collate",
+    "show",
     "source",
     "start",
     "types",
