@@ -167,3 +167,22 @@ def test_a_tensor_list_comes_out_of_a_tensor_list_source():
 
     with Dense(count_to(4), batch_size=4, device="cpu") as pipeline:
         assert pipeline.run()[0][:, 0].tolist() == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("stage_thread", [True, False])
+def test_a_warning_points_to_the_line_that_asked_for_the_batch(stage_thread):
+    def in_a_loop(pipeline):
+        for _ in pipeline:
+            pass
+
+    def by_run(pipeline):
+        with pytest.raises(StopIteration, match="the epoch is over"):
+            pipeline.run()
+
+    for ask in (in_a_loop, by_run):
+        with plain(count_to(2), last_batch="drop", stage_thread=stage_thread) as pipeline:
+            with pytest.warns(UserWarning, match="do not fill a batch of 4") as caught:
+                ask(pipeline)
+            line = caught[0].lineno
+            assert caught[0].filename == __file__
+            assert ask.__code__.co_firstlineno < line <= ask.__code__.co_firstlineno + 2

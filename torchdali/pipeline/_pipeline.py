@@ -265,7 +265,7 @@ class Pipeline(nn.Module):
         self._require_open()
         self.build(_stacklevel=stacklevel)
         assert self._runner is not None
-        return self._runner.next(stacklevel=stacklevel + 1, as_tuple=as_tuple)
+        return self._runner.next(stacklevel=stacklevel, as_tuple=as_tuple)
 
     def _call_stage(self, batch: SourceBatch) -> Any:
         return self._finish(self(*batch.outputs))

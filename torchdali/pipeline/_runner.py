@@ -112,6 +112,8 @@ class Runner:
         if error is None:
             return outputs
         try:
+            if isinstance(error, StopIteration):
+                raise StopIteration("the epoch is over; reset() begins the next one")
             raise error
         finally:
             del error  # whose traceback refers to this call
