@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_named():
         Colour(np.zeros((2, 3)), np.zeros((2, 3))).sizes(np.array([[3, 5, 6], [1, 7, 8]]))
     with pytest.raises(ValueError, match=r"matrices have shape \(2, 3\) and the offsets \(2,\)"):
         Colour(np.zeros((2, 3)), np.zeros(2))
-    with pytest.raises(ValueError, match="image 1 has factors or offsets that are not finite"):
+    with pytest.raises(ValueError, match=r"image 1 has the factors and offsets \[nan, 0.0\]; they have to be finite"):
         Colour(np.array([0.0, np.nan]), np.zeros(2))
     with pytest.raises(TypeError, match=r"torch.bool have no colour"):
         Colour(np.zeros(1), np.zeros(1)).plain(torch.ones(1, 1, 1, dtype=torch.bool), 0)

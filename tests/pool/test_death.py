@@ -62,7 +62,9 @@ def test_a_dead_worker_is_named_with_its_pid_its_end_and_its_item(make_pool, ite
     assert error.worker == pids.index(error.pid)
     assert error.exitcode == exitcode
     assert error.items == (item,)
-    assert str(error) == f"worker {error.worker} of reading (pid {error.pid}) {how} while it worked on {item!r}"
+    told, remedy = str(error).split("; ")
+    assert told == f"worker {error.worker} of reading (pid {error.pid}) {how} while it worked on {item!r}"
+    assert remedy.startswith('on_worker_death="restart"')
     assert pool.pids == [pid for pid in pids if pid != error.pid]
     assert pool.statistics().deaths == 1
 

@@ -137,7 +137,9 @@ class EngineReport:
             ValueError: these are figures of something else.
         """
         if data.get("format") != _FORMAT or data.get("benchmark") not in ("jpeg", "train"):
-            raise ValueError("these are no figures of torchdali bench jpeg or train, or of another version of it")
+            raise ValueError(
+                "these are no figures of torchdali bench jpeg or train, or of another version of it; measure again with --json"
+            )
         return cls(data["benchmark"], data["settings"], data["machine"], Results.from_dict(data["results"]))
 
 

@@ -49,7 +49,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, such as 4") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{text} is too small; it is at least {least}")
         if most is not None and value > most:

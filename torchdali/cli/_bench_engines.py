@@ -191,7 +191,7 @@ def _several(one: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
 def _one_of(names: Any) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is unknown; it is some of {', '.join(names)}")
         return text
 
     return parse
@@ -201,7 +201,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0.5, say") from None
 
 
 def _positive(text: str) -> float:
@@ -285,7 +285,9 @@ def _read(arguments: argparse.Namespace) -> EngineReport:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--from-json {arguments.from_json}: {one_line(error)}") from error
     if report.benchmark != arguments.benchmark:
-        raise UserError(f"--from-json {arguments.from_json}: these are figures of bench {report.benchmark}")
+        raise UserError(
+            f"--from-json {arguments.from_json}: these are figures of bench {report.benchmark}; give them to that command"
+        )
     return report
 
 

@@ -156,7 +156,7 @@ def _scale(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0.5, say") from None
     if not 0 < value <= MOST_SCALE:
         raise argparse.ArgumentTypeError(f"{text} is out of range; it is more than 0 and at most {MOST_SCALE:g}")
     return value

@@ -26,7 +26,15 @@ __all__ = ["add_arguments", "run"]
 Fact = tuple[str, Callable[[], str | None]]
 """A name, and a function for the value; None: not worth a line."""
 
-_OPTIONAL = ("torchcodec", "lightning", "triton", "accelerate")
+_OPTIONAL = (
+    "pillow",
+    "torchcodec",
+    "nvidia-nvimgcodec-cu13",
+    "nvidia-nvimgcodec-cu12",
+    "lightning",
+    "triton",
+    "accelerate",
+)
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _CGROUP_MEMORY = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

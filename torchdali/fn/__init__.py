@@ -90,7 +90,9 @@ def external_source(
     if source is None:
         raise ValueError("fn.external_source needs a source: a callable, an iterable or a generator function")
     if no_copy is False and parallel:
-        raise ValueError("no_copy=False does not go with parallel=True: what workers write is not copied")
+        raise ValueError(
+            "no_copy=False does not go with parallel=True: what workers write is not copied; leave no_copy out"
+        )
     _check_device("external_source", device, ("cpu", "gpu"))
     outputs = trace.add_source(
         ExternalSource(

@@ -217,7 +217,7 @@ def normalize(
         ValueError: ``axes`` and ``axis_names`` were both given.
     """
     if axes is not None and axis_names is not None:
-        raise ValueError(f"axes={axes!r} and axis_names={axis_names!r} exclude each other")
+        raise ValueError(f"axes={axes!r} and axis_names={axis_names!r} exclude each other; give one of them")
     given, nodes = _split({"mean": mean, "std": stddev})
     module = Normalize(
         **given,
@@ -271,7 +271,7 @@ def crop_mirror_normalize(
     """
     if crop_h or crop_w:
         if crop is not None:
-            raise ValueError(f"crop={crop!r} and crop_h={crop_h!r}, crop_w={crop_w!r} exclude each other")
+            raise ValueError(f"crop={crop!r} and crop_h={crop_h!r}, crop_w={crop_w!r} exclude each other; give one")
         crop = (crop_h, crop_w)
     given, nodes = _split(
         {

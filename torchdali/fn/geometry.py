@@ -115,7 +115,7 @@ def crop(
     size: Any = tuple(0 if name in nodes else value for name, value in sides.items())
     if crop is not None:
         if nodes or any(size):
-            raise TypeError("crop excludes crop_h and crop_w: all say how large the window is")
+            raise TypeError("crop excludes crop_h and crop_w: all say how large the window is; give one or the other")
         size = crop
     given, more = without_nodes({"size": size, "x": crop_pos_x, "y": crop_pos_y})
     module = Crop(**given, out_of_bounds=out_of_bounds_policy, fill=_fill(fill_values), rounding=rounding, dtype=dtype)
@@ -255,7 +255,9 @@ def pad(
     if axis_names not in ("HW", "WH", "H", "W"):
         raise ValueError(f"axis_names is {axis_names!r}; images are padded along 'HW', 'WH', 'H' or 'W'")
     if isinstance(shape, DataNode) and axis_names != "HW":
-        raise TypeError(f"shape is a node, which gives height and width; axis_names is {axis_names!r}")
+        raise TypeError(
+            f"shape is a node, which gives height and width; axis_names is {axis_names!r}; leave it out, or give shape as numbers"
+        )
     size = -1 if shape is None else shape
     if not isinstance(size, DataNode):
         size = _by_axis(size, axis_names, "shape", 0)
@@ -291,7 +293,9 @@ def erase(
     """
     given, nodes = without_nodes({"anchor": anchor, "shape": shape})
     if normalized and (normalized_anchor is not None or normalized_shape is not None):
-        raise TypeError("normalized excludes normalized_anchor and normalized_shape: it stands for both")
+        raise TypeError(
+            "normalized excludes normalized_anchor and normalized_shape: it stands for both; give it alone, or these two"
+        )
     shares = (normalized or bool(normalized_anchor), normalized or bool(normalized_shape))
     module = Erase(**given, fill=_fill(fill_value), axes=axis_names, normalized=shares, centered=centered_anchor)
     return add_call("erase", module, images, device, nodes)

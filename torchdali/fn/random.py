@@ -39,7 +39,7 @@ def uniform(
     module: RandomOperator
     if values is not None:
         if range is not None:
-            raise ValueError(f"range={range!r} and values={values!r} exclude each other")
+            raise ValueError(f"range={range!r} and values={values!r} exclude each other; give the one to draw from")
         module = Choice(values, shape, dtype=dtype, seed=seed)
     else:
         ends = (-1.0, 1.0) if range is None else tuple(range)

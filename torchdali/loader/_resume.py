@@ -101,7 +101,8 @@ class Resume:
         if state["iterable"] != iterable:
             kinds = ("a map-style", "an iterable")
             raise ValueError(
-                f"the state is of a loader with {kinds[state['iterable']]} dataset, this one has {kinds[iterable]} one"
+                f"the state is of a loader with {kinds[state['iterable']]} dataset, this one has {kinds[iterable]} one; load it "
+                "where the dataset is the one that it was saved of"
             )
         if iterable and not self._same_streams:
             raise ValueError(

@@ -130,7 +130,9 @@ class BrightnessContrast(ImageOperator):
             ValueError: an argument has another number of values than there are samples, or one is not finite.
         """
         if dtype not in (*INTEGERS, *FLOATS):
-            raise TypeError(f"images of type {dtype} have no brightness; integers and floating point have")
+            raise TypeError(
+                f"images of type {dtype} have no brightness; integers and floating point have: ops.Cast converts"
+            )
         given = {
             "brightness": self.brightness if brightness is None else brightness,
             "contrast": self.contrast if contrast is None else contrast,

@@ -79,7 +79,9 @@ class Cast(ImageOperator):
             TypeError: the batch is of another type, such as complex.
         """
         if arguments:
-            raise TypeError(f"Cast has no argument {next(iter(arguments))!r} in a call")
+            raise TypeError(
+                f"Cast has no argument {next(iter(arguments))!r} in a call; the type is given when it is made: Cast(dtype)"
+            )
         batch = TensorList.from_batch(images)
         if batch.dtype not in _TYPES:
             raise TypeError(f"values of type {batch.dtype} cannot be cast; bool, integers and floating point can")

@@ -48,7 +48,11 @@ class Colour(Step):
         )
         finite = np.isfinite(numbers).all(1)
         if not finite.all():
-            raise ValueError(f"image {int(finite.argmin())} has factors or offsets that are not finite numbers")
+            bad = int(finite.argmin())
+            raise ValueError(
+                f"image {bad} has the factors and offsets {numbers[bad].tolist()}; they have to be finite: look for a division "
+                "by 0 where they come from"
+            )
 
     def sizes(self, sizes: Sizes) -> Sizes:
         """The same, but for the number of channels that a matrix gives."""
@@ -58,7 +62,8 @@ class Colour(Step):
         wrong = np.flatnonzero(sizes[:, 0] != channels)
         if len(wrong):
             raise ValueError(
-                f"image {wrong[0]} has {sizes[wrong[0], 0]} channels, but what is to be done is said for {channels}"
+                f"image {wrong[0]} has {sizes[wrong[0], 0]} channels, but what is to be done is said for {channels}; "
+                "decode all images in one mode, or give one number for all channels"
             )
         results = sizes.copy()
         results[:, 0] = self.matrix.shape[1]
@@ -71,7 +76,9 @@ class Colour(Step):
             TypeError: the images are neither integers nor floating point.
         """
         if dtype not in (*INTEGERS, *FLOATS):
-            raise TypeError(f"images of type {dtype} have no colour; integers and floating point have")
+            raise TypeError(
+                f"images of type {dtype} have no colour; integers and floating point have: ops.Cast converts"
+            )
         return self.to or dtype
 
     def evaluate(self, values: torch.Tensor, position: int) -> torch.Tensor:

@@ -182,7 +182,8 @@ class CropMirrorNormalize(ImageOperator):
             return Colour(matrix, offset, self.dtype)
         if len(channels) > 1:
             raise ValueError(
-                f"pad_output needs images of one number of channels; the batch has images with {channels.tolist()}"
+                f"pad_output needs images of one number of channels; the batch has images with "
+                f"{channels.tolist()}: decode all in one mode"
             )
         padded = _padded(matrix, offset, int(channels[0]), self._fill, self.dtype)
         if self.out_of_bounds_policy != "pad":  # as DALI has it: otherwise fill_values are not looked at
@@ -221,7 +222,10 @@ def _padded(
     count = len(matrix)
     factors, constants = (values.reshape(count, -1) for values in (matrix, offset))
     if factors.shape[1] not in (1, channels):
-        raise ValueError(f"the images have {channels} channels, but mean or std is given for {factors.shape[1]}")
+        raise ValueError(
+            f"the images have {channels} channels, but mean or std is given for {factors.shape[1]}; give one number, or one "
+            "for each channel"
+        )
     total = 1 << (channels - 1).bit_length()
     if len(fill) not in (1, total):
         raise ValueError(f"fill_values has {len(fill)} numbers; give 1, or one for each of the {total} channels")

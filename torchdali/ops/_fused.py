@@ -40,7 +40,7 @@ class Fused(Operator):
     def __init__(self, *operators: ImageOperator, channels_last: bool | None = None) -> None:
         super().__init__()
         if not operators:
-            raise TypeError("Fused needs at least one operator on images")
+            raise TypeError("Fused needs at least one operator on images: Fused(Resize(256), Crop(224)), say")
         for position, operator in enumerate(operators):
             if not isinstance(operator, ImageOperator):
                 raise TypeError(

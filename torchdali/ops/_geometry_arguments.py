@@ -138,7 +138,7 @@ def check_pixels(dtype: torch.dtype, name: str) -> None:
         TypeError: they cannot (bool, complex).
     """
     if dtype not in (*INTEGERS, *FLOATS):
-        raise TypeError(f"{name} got images of type {dtype}; it takes integers and floating point")
+        raise TypeError(f"{name} got images of type {dtype}; it takes integers and floating point: ops.Cast converts")
 
 
 def check_filter(name: str, allowed: Sequence[str] = FILTERS) -> Filter:

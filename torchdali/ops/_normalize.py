@@ -297,7 +297,7 @@ class Normalize(ImageOperator):
                 raise ValueError(
                     f"statistics of the batch over the axes {self.axes} need images that agree in the others; image 0 has "
                     f"shape {tuple(images[0].shape)}, image {position} has {tuple(images[position].shape)} (channels, "
-                    "height, width)"
+                    "height, width). Resize or crop them to one size first, or leave batch=True out"
                 )
         return [(torch.stack(totals).sum(0), sum(volumes))] * len(images)
 
@@ -313,7 +313,8 @@ def _check_channels(values: npt.NDArray[np.float64], sizes: Sizes) -> None:
     for position, channels in enumerate(sizes[:, 0].tolist()):
         if values.shape[1] not in (1, channels):
             raise ValueError(
-                f"image {position} has {channels} channels, but mean or std is given for {values.shape[1]}"
+                f"image {position} has {channels} channels, but mean or std is given for {values.shape[1]}; give one "
+                "number, or one for each channel"
             )
 
 

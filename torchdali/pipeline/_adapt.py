@@ -56,7 +56,10 @@ class _Adapted:
             )
         counts = {len(batch) for batch in lists}
         if len(counts) > 1:
-            raise ValueError(f"{type(self._module).__name__} was called with batches of {sorted(counts)} samples")
+            raise ValueError(
+                f"{type(self._module).__name__} was called with batches of {sorted(counts)} samples; what goes through it "
+                "together has the same number: pass along what an operator with on_error='skip' may leave out"
+            )
         results = []
         context = current_batch()
         generators = OwnGenerators()

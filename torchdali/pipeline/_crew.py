@@ -246,7 +246,9 @@ class Crew:
             self._open(reply.slot, worker, slot, device)
         opened = self._opened.get((worker, slot))
         if reply.key is not None and (opened is None or opened.key != reply.key):
-            raise RuntimeError(f"stage worker {worker} wrote to memory {reply.key}, which was not told of")
+            raise RuntimeError(
+                f"stage worker {worker} wrote to memory {reply.key}, which was not told of; this is a bug in torchdali"
+            )
 
         def take(placed: OnDevice) -> torch.Tensor:
             assert opened is not None

@@ -160,7 +160,10 @@ def _decorate(definition: Callable[..., Any], options: dict[str, Any]) -> Callab
             outputs = definition(*arguments, **keywords)
         stage = trace.finish(outputs)
         if not trace.sources:
-            raise ValueError(f"the pipeline function {name} has no fn.external_source, so it has no data")
+            raise ValueError(
+                f"the pipeline function {name} has no fn.external_source, so it has no data; call it in the function, and "
+                "give its outputs to the other operators"
+            )
         return TracedPipeline(stage, trace.sources, name=name, **translated)
 
     return make

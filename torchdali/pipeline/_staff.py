@@ -44,7 +44,8 @@ def as_sources(source: Source | Sequence[ExternalSource]) -> list[ExternalSource
         return [ExternalSource(source)]
     raise TypeError(
         f"a pipeline's source is an ExternalSource, a list of them, or a callable; this is a {type(source).__name__}. "
-        "For an iterable write ExternalSource(iterable, parallel=False)"
+        "For an iterable write ExternalSource(iterable, parallel=False), for a folder "
+        "ExternalSource(JpegFolder(path), num_outputs=2)"
     )
 
 

@@ -72,5 +72,6 @@ class StageCall:
                 return pipeline._call_stage(batch), draws
         except StopIteration as stop:
             raise RuntimeError(
-                "the pipeline's forward raised StopIteration, which would end the epoch in silence"
+                "the pipeline's forward raised StopIteration, which would end the epoch in silence; only a source ends an "
+                "epoch. If it came from next(), give that a default"
             ) from stop

@@ -107,7 +107,9 @@ class Trace:
                     f"fn.{name} was given a {type(node).__name__} {node!r}; its inputs are outputs of other fn calls"
                 )
             if node.trace is not self:
-                raise ValueError(f"fn.{name} was given an output of another pipeline")
+                raise ValueError(
+                    f"fn.{name} was given an output of another pipeline; make all that it uses in the same pipeline function"
+                )
         key = name.replace(".", "_")
         if hasattr(self.root, key):
             key = next(
@@ -129,7 +131,10 @@ class Trace:
                     "calls" + (" (is a `return` missing?)" if output is None else "")
                 )
             if output.trace is not self:
-                raise ValueError(f"output {position} of the pipeline function {self.name} belongs to another pipeline")
+                raise ValueError(
+                    f"output {position} of the pipeline function {self.name} belongs to another pipeline; return what the "
+                    "function itself made"
+                )
         self.graph.output(tuple(output.node for output in returned))
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph, class_name=self.name)

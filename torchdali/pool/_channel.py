@@ -79,7 +79,9 @@ def read_file(fd: int, target: memoryview) -> None:
     while offset < len(target):
         count = os.preadv(fd, [target[offset:]], offset)
         if count == 0:
-            raise EOFError(f"a memory file of {len(target)} bytes ended after {offset} bytes")
+            raise EOFError(
+                f"a memory file of {len(target)} bytes ended after {offset} bytes; this is a bug in torchdali"
+            )
         offset += count
 
 
@@ -141,7 +143,9 @@ class Sender(_End):
         own_fd = None
         if len(payload) > INLINE_LIMIT:
             if fd is not None:
-                raise ValueError(f"a payload of {len(payload)} bytes cannot be sent together with a descriptor")
+                raise ValueError(
+                    f"a payload of {len(payload)} bytes cannot be sent together with a descriptor; this is a bug in torchdali"
+                )
             fd = own_fd = file_of(payload)
             payload = b""
         head = _HEAD.pack(_INLINE if own_fd is None else _IN_FILE, key)

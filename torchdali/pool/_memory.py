@@ -93,7 +93,10 @@ class Memory:
                 mapping = self._map()
             except (OSError, ValueError, OverflowError) as error:
                 if self.size <= _SMALLEST:
-                    raise MemoryError(f"no shared memory of {self.size} bytes can be mapped: {error}") from error
+                    raise MemoryError(
+                        f"no shared memory of {self.size} bytes can be mapped: {error}. Free memory, let go of kept results, or "
+                        "raise the limits of the shell (ulimit -v, -f)"
+                    ) from error
                 self.size = max(_SMALLEST, self.size // 2 // PAGE * PAGE)
             else:
                 mapping.owner = os.getpid()
@@ -121,13 +124,17 @@ class Memory:
             ValueError: they do not lie in the memory.
         """
         if offset < 0 or not 0 <= nbytes <= self.size - offset:
-            raise ValueError(f"{nbytes} bytes from {offset} on do not lie in a memory of {self.size} bytes")
+            raise ValueError(
+                f"{nbytes} bytes from {offset} on do not lie in a memory of {self.size} bytes; see Memory.size"
+            )
         return np.frombuffer(self.map, np.uint8, nbytes, offset)
 
     def __reduce__(self) -> Any:
         """For another process of the same user, which maps it while this one lives and has not closed it."""
         if self.fd < 0:
-            raise ValueError("this memory is closed, and cannot be handed to another process")
+            raise ValueError(
+                "this memory is closed, and cannot be handed to another process; keep its pool open for as long"
+            )
         return _of_process, (self.size, os.getpid(), self.fd)
 
     def close(self) -> None:

@@ -312,7 +312,7 @@ class WorkerPool:
         """
         with self._lock:
             if job.cancelled:
-                raise RuntimeError("this job was cancelled")
+                raise RuntimeError("this job was cancelled, so it has no result; submit it again")
             self._wait(lambda: job.arrived, lambda recovery: recovery.whom(job), timeout, 3)
             with deferred_interrupt():
                 if job.results is None:
@@ -361,7 +361,7 @@ class WorkerPool:
 
     def _require_open(self) -> tuple[Workforce, Dispatch, Recovery]:
         if self._closed:
-            raise RuntimeError(f"{self.name} is closed")
+            raise RuntimeError(f"{self.name} is closed; make a new one")
         if self._workforce is None or self._dispatch is None or self._recovery is None:
             raise RuntimeError(f"{self.name} is not started; call start() first")
         if self._workforce.closed:

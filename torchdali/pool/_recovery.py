@@ -188,8 +188,10 @@ class Recovery:
                 message += f"; it is given up after {tries} {'try' if tries == 1 else 'tries'}"
             if again:
                 message += f"; {again} {'call is' if again == 1 else 'calls are'} done again"
-        elif len(held) > 1:
-            message += f" ({len(held)} calls are lost, from {describe_item(held[0])} to {describe_item(held[-1])})"
+        elif held:
+            if len(held) > 1:
+                message += f" ({len(held)} calls are lost, from {describe_item(held[0])} to {describe_item(held[-1])})"
+            message += '; on_worker_death="restart" has another worker do again what is lost'
         return WorkerDiedError(message, worker=index, pid=child.pid, exitcode=child.exitcode, items=tuple(lost))
 
     def _send_lost_again(self, lane: int) -> None:

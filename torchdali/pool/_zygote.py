@@ -114,7 +114,7 @@ class Zygote:
         (pid,) = STATUS.unpack(answer)
         if pid < 0:
             os.close(reader)
-            raise OSError(-pid, f"a worker cannot be forked: {os.strerror(-pid)}")
+            raise OSError(-pid, f"a worker cannot be forked: {os.strerror(-pid)}; ask for fewer, or see ulimit -u")
         return DistantChild(pid, reader)
 
     def _ask(self, fds: list[int], reader: int) -> bytes:
@@ -128,7 +128,8 @@ class Zygote:
             os.close(reader)
             self.close()
             raise RuntimeError(
-                f"the process that forks workers (pid {self.pid}) does not answer: {error}. It may have been killed"
+                f"the process that forks workers (pid {self.pid}) does not answer: {error}. It may have been killed. "
+                'Start the workers before CUDA is used, in a new process, or pass start_method="spawn"'
             ) from error
         return answer
 

@@ -119,7 +119,9 @@ class IterableFunction(WorkerFunction):
             self._seed_generators(info.epoch_idx, _WHOLE_EPOCH)
         self._epoch = info.epoch_idx
         if self._number > number and not self._ended:
-            raise RuntimeError(f"batch {number} of {self.__name__} is wanted when {self._number} have been made")
+            raise RuntimeError(
+                f"batch {number} of {self.__name__} is wanted when {self._number} have been made; this is a bug in torchdali"
+            )
         try:
             while self._number < number and not self._ended:
                 self._next()

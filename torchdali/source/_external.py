@@ -109,7 +109,8 @@ class ExternalSource:
                 )
             if inspect.isgenerator(source) and self.cycle != "no":
                 raise TypeError(
-                    f"the source {self.name} is a generator, which cannot start again: cycle={self.cycle!r}"
+                    f"the source {self.name} is a generator, which cannot start again: cycle={self.cycle!r}; give the generator "
+                    "function itself, without calling it"
                 )
             return "iterable"
         if self.cycle != "no":
@@ -139,7 +140,10 @@ class ExternalSource:
         """
         length = getattr(self.source, "__len__", None)
         if length is None:
-            raise TypeError(f"the source {self.name} has no __len__, so the length of an epoch is not known")
+            raise TypeError(
+                f"the source {self.name} has no __len__, so the length of an epoch is not known; give it one, or iterate "
+                "without len()"
+            )
         return int(length())
 
     def __repr__(self) -> str:

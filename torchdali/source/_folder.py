@@ -45,7 +45,7 @@ class JpegFolder:
     def __init__(self, root: str | os.PathLike[str], *, shuffle: bool = False, seed: int = 0) -> None:
         self.root = Path(root)
         if not self.root.exists():
-            raise FileNotFoundError(f"there is no folder {str(self.root)!r}")
+            raise FileNotFoundError(f"there is no folder {str(self.root)!r}; the current one is {str(Path.cwd())!r}")
         if not self.root.is_dir():
             raise NotADirectoryError(f"{str(self.root)!r} is a file; a folder of JPEGs is wanted")
         self.shuffle = shuffle
@@ -71,7 +71,7 @@ class JpegFolder:
                 raise ValueError(f'line {number} of {str(path)!r} is {line!r}; a line is "name label"') from None
             self.files.append(self.root / name)
         if not self.files:
-            raise FileNotFoundError(f"{str(path)!r} lists no file")
+            raise FileNotFoundError(f'{str(path)!r} lists no file; a line is "name label"')
         names = self.root / _NAMES
         if names.is_file():
             self.classes = names.read_text().splitlines()
@@ -88,7 +88,8 @@ class JpegFolder:
             self.labels = [0] * len(self.files)
         if not self.files:
             raise FileNotFoundError(
-                f"no JPEG ({', '.join(sorted(_SUFFIXES))}) and no {_LIST} in {str(self.root)!r} or its sub-folders"
+                f"no JPEG ({', '.join(sorted(_SUFFIXES))}) and no {_LIST} in {str(self.root)!r} or its sub-folders; "
+                "files of other formats need a source of your own"
             )
 
     def __len__(self) -> int:

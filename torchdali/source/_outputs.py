@@ -55,7 +55,10 @@ def split_outputs(value: object, num_outputs: int | None, what: str | Named) -> 
             f"of {num_outputs}"
         )
     if len(value) != num_outputs:
-        raise ValueError(f"{what} returned {len(value)} outputs, but num_outputs={num_outputs} were promised")
+        raise ValueError(
+            f"{what} returned {len(value)} outputs, but num_outputs={num_outputs} were promised; return as many, or say how "
+            "many there are"
+        )
     return tuple(value)
 
 
@@ -85,7 +88,10 @@ def as_tensor(value: object, what: str | Named) -> torch.Tensor:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise TypeError(f"{what} is a {_kind(value)} of which no array can be made: {error}") from error
+        raise TypeError(
+            f"{what} is a {_kind(value)} of which no array can be made: {error}. If these are several outputs, say how many: "
+            "ExternalSource(source, num_outputs=2)"
+        ) from error
     if array.dtype.kind not in _TORCH_KINDS:
         raise TypeError(
             f"{what} is a {_kind(value)} with NumPy dtype {array.dtype!r}; only boolean, integer, float and complex "

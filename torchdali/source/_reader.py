@@ -346,9 +346,15 @@ class Reader:
             if not count:
                 return None
         elif len(set(counts)) > 1:
-            raise ValueError(f"in iteration {iteration} the sources gave {counts} samples; they have to agree")
+            raise ValueError(
+                f"in iteration {iteration} the sources gave {counts} samples; they have to agree: end all epochs at the same "
+                "sample"
+            )
         if count > self.batch_size:
-            raise ValueError(f"in iteration {iteration} a source gave {count} samples; batch_size is {self.batch_size}")
+            raise ValueError(
+                f"in iteration {iteration} a source gave {count} samples; batch_size is {self.batch_size}, and a source with "
+                "batch=True returns at most so many"
+            )
         outputs = tuple(
             output if len(output) == count else output[:count]
             for delivery in pending.deliveries

@@ -154,5 +154,5 @@ def positions_of(index: Any, count: int) -> Integers:
     positions = values.astype(np.int64)
     bad = (positions < -count) | (positions >= count)
     if bad.any():
-        raise IndexError(f"sample {positions[bad][0]} is wanted of a batch of {count}")
+        raise IndexError(f"sample {positions[bad][0]} is wanted of a batch of {count}; they are counted from 0")
     return np.where(positions < 0, positions + count, positions)

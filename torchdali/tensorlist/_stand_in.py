@@ -61,7 +61,7 @@ class StandIn:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
-            raise ValueError("a TensorList cannot become an array without a copy")
+            raise ValueError("a TensorList cannot become an array without a copy; leave copy=False out")
         return np.asarray(self.as_array(), dtype)
 
     @classmethod

@@ -364,7 +364,7 @@ class Storage:
             ) from None
         count = len(self._tensors)
         if not -count <= position < count:
-            raise IndexError(f"sample {position} is wanted of a batch of {count}")
+            raise IndexError(f"sample {position} is wanted of a batch of {count}; they are counted from 0")
         position %= count
         tensor = self._tensors[position]
         if tensor is None:

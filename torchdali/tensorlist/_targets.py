@@ -46,7 +46,7 @@ def parse_target(
 
 def _once(old: Any, new: Any, name: str) -> Any:
     if old is not None:
-        raise TypeError(f"TensorList.to was given two values for {name}")
+        raise TypeError(f"TensorList.to was given two values for {name}; give one")
     return new
 
 

@@ -55,9 +55,11 @@ class TensorList(Storage, StandIn):
             if index == 0:
                 dtype, device = tensor.dtype, tensor.device
             elif tensor.dtype != dtype:
-                raise TypeError(f"sample {index} is {tensor.dtype} but the ones before are {dtype}")
+                raise TypeError(
+                    f"sample {index} is {tensor.dtype} but the ones before are {dtype}; convert them to one type first"
+                )
             elif tensor.device != device:
-                raise ValueError(f"sample {index} is on {tensor.device} but the ones before are on {device}")
+                raise ValueError(f"sample {index} is on {tensor.device} but the ones before are on {device}; move them")
             if layout and tensor.dim() != len(layout):
                 raise ValueError(
                     f"sample {index} has shape {tuple(tensor.shape)}, which does not fit layout {layout!r}"
@@ -94,7 +96,7 @@ class TensorList(Storage, StandIn):
         if isinstance(batch, TensorList):
             return batch
         if batch.dim() == 0:
-            raise ValueError("a 0-dimensional tensor has no batch dimension")
+            raise ValueError("a 0-dimensional tensor has no batch dimension; a batch is (N, ...)")
         if layout and batch.dim() != len(layout) + 1:
             raise ValueError(f"samples have shape {tuple(batch.shape[1:])}, which does not fit layout {layout!r}")
         return TensorList._of_block(batch, layout)
@@ -151,7 +153,7 @@ class TensorList(Storage, StandIn):
         if self._block is not None:
             return self._block
         if not len(self):
-            raise ValueError("an empty TensorList has no shape to make a tensor of")
+            raise ValueError("an empty TensorList has no shape to make a tensor of; see len() first")
         if not self.is_dense_tensor():
             shapes = self.shape()
             other = next(index for index, shape in enumerate(shapes) if shape != shapes[0])
@@ -327,7 +329,7 @@ class TensorList(Storage, StandIn):
             ValueError: the batch is empty, samples have different numbers of dimensions or are larger than ``size``.
         """
         if not len(self):
-            raise ValueError("an empty TensorList has no shape to make a tensor of")
+            raise ValueError("an empty TensorList has no shape to make a tensor of; see len() first")
         shape = padded_shape(self.sizes, self._layout, size, multiple_of)
         flat = self.contiguous().flat if self._device.type == "cuda" else None
         result, mask = padded(self, flat, shape, value, want_mask=return_mask)

@@ -210,3 +210,9 @@ def test_an_avif_needs_another_package_that_is_named(monkeypatch):
 def test_cmyk_is_converted(odd_folder):
     (image,) = DecodeImage()([read_bytes(odd_folder / "cmyk.jpg")])
     assert torch.equal(image, decode_serially(odd_folder / "cmyk.jpg"))
+
+
+@pytest.mark.parametrize("file", [b"\xff\xd8", "cat.jpg"])
+def test_what_is_no_tensor_is_refused_with_what_to_pass(file):
+    with pytest.raises(TypeError, match=r"sample 0 of the batch is a (bytes|str); .*read_file\(path\) gives one"):
+        DecodeImage()([file])

@@ -92,7 +92,7 @@ def grouped(steps: Sequence[Step], sizes: Sizes) -> list[Group]:
         elif isinstance(step, (Warp, Blur)):
             groups.append(Group(step))
         else:
-            raise TypeError(f"no kernel knows a step of type {type(step).__name__}")
+            raise TypeError(f"no kernel knows a step of type {type(step).__name__}; this is a bug in torchdali")
         sizes = step.sizes(sizes)
     return groups
 

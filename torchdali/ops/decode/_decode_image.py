@@ -129,6 +129,8 @@ class DecodeImage(Operator):
             ValueError: another input or ``names`` has another number of entries.
         """
         batch = list(files)
+        if not isinstance(files, TensorList):
+            _check_tensors(batch)
         for what, other in (*((f"input {n}", other) for n, other in enumerate(others, 1)), ("names", names)):
             if other is not None and len(other) != len(batch):
                 raise ValueError(f"{what} has {len(other)} entries and there are {len(batch)} files; they go together")
@@ -254,7 +256,9 @@ class DecodeImage(Operator):
         context = current_batch()
         index = int(context.indices[position]) if context and position < len(context.indices) else None
         sample = describe_sample(position) + ("" if name is None else f", {name!r},")
-        error = DecodeError(f"{sample} cannot be decoded: {why}", position=position, index=index, name=name)
+        remedy = '; on_error="skip" leaves such images out, "replace" puts another in their place'
+        text = f"{sample} cannot be decoded: {why}" + (remedy if self.on_error == "raise" else "")
+        error = DecodeError(text, position=position, index=index, name=name)
         self.statistics.bad_images += 1
         if self.on_error == "raise":
             raise error
@@ -272,6 +276,15 @@ class DecodeImage(Operator):
             size = window[2], window[3]
         info = found.info if isinstance(found, CannotDecodeError) else found
         return substitute(self.replacement, size, info, self.mode, device)
+
+
+def _check_tensors(files: list[Any]) -> None:
+    for position, file in enumerate(files):
+        if not isinstance(file, torch.Tensor):
+            raise TypeError(
+                f"{describe_sample(position)} is a {type(file).__name__}; a file to decode is its bytes, as a one-dimensional "
+                "uint8 tensor: torchvision.io.read_file(path) gives one"
+            )
 
 
 def _part(image: torch.Tensor, top: int, left: int, height: int, width: int) -> torch.Tensor:

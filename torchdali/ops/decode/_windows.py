@@ -181,6 +181,7 @@ class DecodeSlice(DecodeImage):
         if small.any():
             height, width = sizes[small][0]
             raise ValueError(
-                f"the part from {self.anchor} of {self.shape} pixels reaches beyond an image of {height} x {width}"
+                f"the part from {self.anchor} of {self.shape} pixels reaches beyond an image of {height} x {width}; "
+                "cut less, or give shares of the image (normalized=True)"
             )
         return np.concatenate([start, end - start], 1)
