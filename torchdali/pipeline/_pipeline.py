@@ -14,6 +14,7 @@ from torchdali.errors import PipelineStateError
 from torchdali.ops import DecodeImage, available_cpus, number_streams
 from torchdali.pipeline._adapt import adapt_modules
 from torchdali.pipeline._device import DeviceRequest, check_request, resolve_device
+from torchdali.pipeline._place import Place
 from torchdali.pipeline._placement import Placement
 from torchdali.pipeline._produce import CLOSE_SECONDS, Turns
 from torchdali.pipeline._runner import Runner
@@ -34,7 +35,7 @@ def _pass_on(self: nn.Module, *outputs: TensorList) -> Any:
     return outputs if len(outputs) > 1 else outputs[0]
 
 
-class Pipeline(nn.Module):
+class Pipeline(Place, nn.Module):
     """Sources read by forked workers, and a device stage.
 
     Subclass it, and write the stage as ``forward``::
@@ -215,7 +216,7 @@ class Pipeline(nn.Module):
             crew=crew,
         )
         self._state = "built"
-        self._reader.prefetch()
+        self._reader.reset(self._take_jump())
 
     def _measured(self) -> nn.Module:
         return self
@@ -300,15 +301,6 @@ class Pipeline(nn.Module):
                 return
             yield outputs
 
-    def __len__(self) -> int:
-        """Batches in an epoch, where all parallel sources have a length.
-
-        Raises:
-            TypeError: a source has none.
-        """
-        samples = min(len(source) for source in self._sources)
-        return -(-samples // self.batch_size) if self._last_batch == "partial" else samples // self.batch_size
-
     def __bool__(self) -> bool:
         """A pipeline is true, also where its length is not known."""
         return True
@@ -321,7 +313,7 @@ class Pipeline(nn.Module):
         """
         self._require_open()
         if self._runner is not None:
-            self._runner.reset(stacklevel=_stacklevel + 1)
+            self._runner.reset(self._take_jump(), stacklevel=_stacklevel + 1)
 
     # --- as a module --------------------------------------------------------------------------------------------------
 

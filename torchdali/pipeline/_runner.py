@@ -22,6 +22,7 @@ from torchdali.pipeline._share import AnyReader
 from torchdali.pipeline._stage_call import Stage
 from torchdali.pipeline._statistics import PipelineStatistics
 from torchdali.pool import deferred_interrupt
+from torchdali.source import BatchInfo
 
 __all__ = ["Runner"]
 
@@ -76,6 +77,10 @@ class Runner:
         """Something of this epoch was asked for."""
         self._batches = self._samples = 0
         self._stall_seconds = 0.0
+        self.taken = reader.begun_at.iteration
+        """Batches of this epoch that are behind the consumer, with those that raised."""
+        self.at_end = False
+        """The consumer was told that the epoch is over."""
         self.last_draws: dict[str, torch.Tensor] | None = None
         """Of the batch handed out last."""
 
@@ -105,6 +110,8 @@ class Runner:
             self.last_draws = outcome.draws
             self._batches += 1
             self._samples += outcome.samples
+        self.at_end = outcome.last
+        self.taken += not outcome.last
         self._stall_seconds += time.perf_counter() - start
         del outcome
         if self._ahead is not None:
@@ -130,25 +137,26 @@ class Runner:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def reset(self, *, stacklevel: int) -> None:
-        """Begin the next epoch, unless nothing was asked for in this one."""
+    def reset(self, at: BatchInfo | None = None, *, stacklevel: int) -> None:
+        """Begin the next epoch, unless nothing was asked for in this one; or an epoch, and a batch of it, that is named."""
         with collected_warnings() as collected:
             if self._ahead is None:
-                self._reader.reset()
+                self._reader.reset(at)
             else:
-                self._ahead.alone(self._begin_again)
+                self._ahead.alone(lambda: self._begin_again(at))
+        self.taken, self.at_end = self._reader.begun_at.iteration, False
         for text, category in collected:
             warnings.warn(text, category, stacklevel=stacklevel + 1)
 
-    def _begin_again(self) -> None:
+    def _begin_again(self, at: BatchInfo | None) -> None:
         assert self._ahead is not None
         if self._crew is not None:
             self._crew.revive()
-        if not self._asked:  # what is ahead is this epoch's beginning
+        if not self._asked and at in (None, self._reader.begun_at):  # what is ahead is this epoch's beginning
             self._reader.revive()
             return
         with deferred_interrupt():
-            self._reader.reset()
+            self._reader.reset(at)
             self._producer.forget()
             self._ahead.forget()
             self._asked = False

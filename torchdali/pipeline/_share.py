@@ -38,7 +38,7 @@ from torchdali.pipeline._share_out import (
     route_of,
 )
 from torchdali.pool import Job, Memory, PoolStatistics, WorkerPool, deferred_interrupt
-from torchdali.source import Reader, SourceBatch
+from torchdali.source import Part, Reader, SourceBatch
 from torchdali.source._feed import urgency
 from torchdali.source._info import BatchInfo
 
@@ -143,6 +143,15 @@ class SharingReader:
         """Number of the current epoch, from 0."""
         return self._reader.epoch
 
+    @property
+    def begun_at(self) -> BatchInfo:
+        """The first batch of this epoch that is read."""
+        return self._reader.begun_at
+
+    def read_part(self, part: Part) -> None:
+        """Read only a part of each epoch; before anything of it is asked for."""
+        self._reader.read_part(part)
+
     def statistics(self) -> PoolStatistics:
         """The pool's counters."""
         return self._reader.statistics()
@@ -155,9 +164,9 @@ class SharingReader:
         """Replace the workers that have died, where that is still allowed."""
         self._reader.revive()
 
-    def reset(self) -> None:
+    def reset(self, at: BatchInfo | None = None) -> None:
         """Begin the next epoch at its first sample; see :meth:`Reader.reset`."""
-        self._reader.reset()
+        self._reader.reset(at)
         with deferred_interrupt():
             for held in self._held:
                 if held.job is not None:
@@ -265,7 +274,9 @@ class SharingReader:
             return
         held.route, held.positions = route, positions
         # After reading the next batch, without which there would be nothing more to decode when this is done.
-        priority = urgency(BatchInfo(batch.iteration, batch.epoch)) + 1
+        part = self._reader.part
+        iteration = batch.iteration if part is None else batch.iteration // part.ranks
+        priority = urgency(BatchInfo(iteration, batch.epoch)) + 1
         try:
             held.job = self._pool.submit(self._reader.first_function, files, priority=priority)
         except WorkerDiedError:  # the stage can do without

@@ -3,6 +3,7 @@
 from torchdali.source._external import ExternalSource
 from torchdali.source._folder import PHOTOGRAPHS, JpegFolder
 from torchdali.source._info import BatchInfo, SampleInfo
+from torchdali.source._part import Part, Rest
 from torchdali.source._reader import LastBatch, Predecoded, Reader, SourceBatch
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "ExternalSource",
     "JpegFolder",
     "LastBatch",
+    "Part",
     "Predecoded",
     "Reader",
+    "Rest",
     "SampleInfo",
     "SourceBatch",
 ]

@@ -13,6 +13,7 @@ from torchdali.source._cycle import Cycle
 from torchdali.source._external import ExternalSource
 from torchdali.source._info import BatchInfo, SampleInfo
 from torchdali.source._outputs import Named, as_batches, as_tensor, split_outputs
+from torchdali.source._part import NO_SAMPLE
 
 __all__ = ["Turn", "WorkerFunction", "call_for_batch", "check_sample", "worker_function"]
 
@@ -69,6 +70,8 @@ class WorkerFunction:
     def __call__(self, info: Any) -> Any:
         """Call the source for a :class:`SampleInfo`, or for a :class:`BatchInfo`."""
         source: Any = self._source.source
+        if info[0] == NO_SAMPLE:
+            return None
         self._seed_generators(info.epoch_idx, info[0])
         try:
             if isinstance(info, SampleInfo):
@@ -113,7 +116,8 @@ class IterableFunction(WorkerFunction):
     def __call__(self, turn: Any) -> Any:
         """The batch of a turn."""
         info, number = turn
-        if self._epoch is None or (info.epoch_idx != self._epoch and self._source.begins_anew):
+        another = info.epoch_idx != self._epoch or number < self._number  # or the same once more
+        if self._epoch is None or (another and self._source.begins_anew):
             self._cycle.begin()
             self._number, self._ended = 0, False
             self._seed_generators(info.epoch_idx, _WHOLE_EPOCH)

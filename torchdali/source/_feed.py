@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from torchdali.source._cycle import Cycle
 from torchdali.source._external import ExternalSource
 from torchdali.source._info import BatchInfo, SampleInfos
 from torchdali.source._outputs import as_batches
+from torchdali.source._part import NO_SAMPLE, Part
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Delivery", "Feed", "IterableFeed", "ParallelFeed", "SerialFeed", "urgency"]
@@ -68,6 +69,8 @@ class Feed(ABC):
     def __init__(self, source: ExternalSource, batch_size: int) -> None:
         self.source = source
         self.batch_size = batch_size
+        self.part: Part | None = None
+        """Of the epoch that is asked for; None: all of it."""
 
     @abstractmethod
     def request(self, info: BatchInfo) -> Any:
@@ -81,12 +84,12 @@ class Feed(ABC):
     def cancel(self, ticket: Any) -> None:
         """Give a ticket back unused."""
 
-    def restart(self) -> None:  # noqa: B027  callables have no state that could be restarted
-        """Begin a new epoch."""
+    def restart(self, iteration: int) -> None:  # noqa: B027  callables have no state that could be restarted
+        """Begin a new epoch, at a batch of it."""
 
     def samples_of(self, info: BatchInfo) -> SampleInfos:
         """What a sample source is asked for in a batch."""
-        return SampleInfos(info, self.batch_size, range(self.batch_size))
+        return SampleInfos(info, self.batch_size, range(self.batch_size), self.part)
 
 
 # --- in workers -------------------------------------------------------------------------------------------------------
@@ -200,14 +203,22 @@ class SerialFeed(Feed):
     def cancel(self, ticket: Any) -> None:
         """Nothing was begun."""
 
-    def restart(self) -> None:
-        """Iterables begin anew; a generator object goes on where it is."""
-        if self._cycle is not None:
-            self._cycle.begin()
+    def restart(self, iteration: int) -> None:
+        """Iterables begin anew, and what comes before the batch is passed over; a generator object goes on where it is."""
+        if self._cycle is None:
+            return
+        self._cycle.begin()
+        with suppress(StopIteration):
+            for _ in range(iteration * (1 if self.source.batch else self.batch_size)):
+                next(self._cycle)
 
     def receive(self, ticket: Any) -> Delivery:
         """Call the source."""
-        with nullcontext() if self._around is None else self._around(ticket):
+        iteration, epoch = ticket
+        drawn = (
+            ticket if self.part is None else BatchInfo(self.part.number(iteration), epoch)
+        )  # other draws on other ranks
+        with nullcontext() if self._around is None else self._around(drawn):
             return self._receive(ticket)
 
     def _receive(self, info: BatchInfo) -> Delivery:
@@ -215,6 +226,8 @@ class SerialFeed(Feed):
         if self.source.kind == "sample" or (self._cycle is not None and not self.source.batch):
             samples: list[tuple[torch.Tensor, ...]] = []
             for sample in self.samples_of(info):
+                if sample.idx_in_epoch == NO_SAMPLE:
+                    return _from_samples(samples, stopped=True)
                 try:
                     value = self._call(sample) if self._cycle is None else next(self._cycle)
                 except StopIteration:

@@ -26,6 +26,7 @@ from torchdali.source._call import worker_function
 from torchdali.source._external import ExternalSource
 from torchdali.source._feed import Delivery, Feed, IterableFeed, ParallelFeed, SerialFeed
 from torchdali.source._info import BatchInfo
+from torchdali.source._part import Part
 from torchdali.tensorlist import TensorList
 
 __all__ = ["LastBatch", "Predecoded", "Reader", "SourceBatch"]
@@ -53,6 +54,7 @@ class SourceBatch(NamedTuple):
     indices: npt.NDArray[np.int64]
     """Of the samples in the epoch."""
     iteration: int
+    """Number of the batch in the epoch, among those of all ranks."""
     epoch: int
     decoded: Predecoded | None = None
 
@@ -138,6 +140,10 @@ class Reader:
         self._pending: deque[_Pending] = deque()
         self._epoch = 0
         self._iteration = 0
+        self.part: Part | None = None
+        """Of each epoch that is read; None: all of it."""
+        self.begun_at = BatchInfo(0, 0)
+        """The first batch of this epoch that is read."""
         self._touched = False
         self._ended = False
         self._restarts = False
@@ -283,19 +289,28 @@ class Reader:
         """Let go of the batch that :meth:`peek` gave."""
         self._ready = None
 
-    def reset(self) -> None:
+    def read_part(self, part: Part) -> None:
+        """Read only a part of each epoch; before anything of it is asked for."""
+        self.part = part
+        for feed in self._feeds:
+            feed.part = part
+
+    def reset(self, at: BatchInfo | None = None) -> None:
         """Begin the next epoch at its first sample, also in the middle of one; in an epoch not yet begun, do nothing.
 
         Workers that have died are replaced where that is still allowed.
+
+        Args:
+            at: the epoch, and the batch of it, to begin at instead.
         """
         self._revive()
-        if self._touched:
+        if self._touched or at not in (None, self.begun_at):
             self._end()
-            self._epoch += 1
-            self._iteration = 0
+            self.begun_at = BatchInfo(0, self._epoch + 1) if at is None else at
+            self._iteration, self._epoch = self.begun_at
             self._touched = False
             for feed in self._feeds:
-                feed.restart()
+                feed.restart(self._iteration)
         self._ready = None
         self._ended = self._restarts = self._told = False
         self.prefetch()
@@ -360,5 +375,7 @@ class Reader:
             for delivery in pending.deliveries
             for output in delivery.outputs
         )
-        indices = np.arange(count, dtype=np.int64) + iteration * self.batch_size
-        return SourceBatch(outputs, indices, iteration, epoch)
+        first = iteration * self.batch_size
+        if self.part is None:
+            return SourceBatch(outputs, np.arange(first, first + count, dtype=np.int64), iteration, epoch)
+        return SourceBatch(outputs, self.part.indices(first, count), self.part.number(iteration), epoch)
