@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -167,9 +168,33 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
         crew.pool.start()
         self._torchdali.crew = crew
 
+    def close(self) -> None:
+        """End the workers now, and not when the last iterator is dropped. The next ``iter()`` starts others."""
+        crew = self._torchdali.take_crew()
+        if crew is not None:
+            crew.pool.close()
+        iterator: Any = self._iterator
+        if isinstance(iterator, WorkersIterator):
+            iterator._shutdown_workers()
+        self._iterator = None
+
     def __getstate__(self) -> dict[str, Any]:
         """Without workers, which do not follow it into another process."""
         return {**self.__dict__, "_torchdali": self._torchdali.for_another_process()}
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """Asked by accelerate before it makes a loader of its own of this one, which is to keep the engine then."""
+        own = self._torchdali
+        if not own.accelerated and "accelerate" in sys.modules:
+            from torchdali.accelerate import remember
+
+            remember(self)
+        return own.accelerated
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, value: bool) -> None:
+        self._torchdali.accelerated = value
 
     # --- state --------------------------------------------------------------------------------------------------------
 

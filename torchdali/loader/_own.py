@@ -46,6 +46,8 @@ class Own:
     """Of the epoch that was begun last."""
     epochs: int = 0
     """How many were begun."""
+    accelerated: bool = False
+    """Whoever set it says that accelerate is to leave the loader as it is."""
 
     def set_public(self, loader: Any) -> None:
         """Set the loader's attributes, except those that a subclass has set for itself and did not pass on."""
