@@ -165,7 +165,10 @@ class Feed:
                 "this is no state of torchdali's data module; was the checkpoint written with another one?"
             )
         if isinstance(self.source, Pipeline) == isinstance(state["source"], list):
-            raise ValueError(f"the checkpoint was written with another kind of data than {type(self.source).__name__}")
+            raise ValueError(
+                f"the checkpoint was written with another kind of data than {type(self.source).__name__}: pipelines go on from "
+                "those of pipelines, loaders from those of loaders"
+            )
         if isinstance(state["source"], list) and len(state["source"]) != self._rank.ranks:
             raise ValueError(
                 f"the checkpoint has the loaders of {len(state['source'])} ranks, and there are {self._rank.ranks}: a loader "
