@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from torchdali import _spans
 from torchdali.pool._arena import Arena, Bytes
 from torchdali.pool._channel import Message, read_file
 from torchdali.pool._codec import dumps
 from torchdali.pool._job import Job, Part, Run
-from torchdali.pool._protocol import Result, Task
+from torchdali.pool._protocol import Result, Spent, Task
 from torchdali.pool._sizing import Sizing
 from torchdali.pool._statistics import PoolStatistics
 from torchdali.pool._workforce import Workforce
@@ -51,15 +52,24 @@ class Dispatch:
         arena: where their results go.
         sizing: what is known of how large results are and how long they take.
         statistics: to be counted in.
+        functions: of the pool, for their names.
     """
 
-    def __init__(self, workforce: Workforce, arena: Arena, sizing: Sizing, statistics: PoolStatistics) -> None:
+    def __init__(
+        self,
+        workforce: Workforce,
+        arena: Arena,
+        sizing: Sizing,
+        statistics: PoolStatistics,
+        functions: Sequence[object],
+    ) -> None:
         self.outstanding: dict[int, Outstanding] = {}
         """By the task's serial."""
         self._workforce = workforce
         self._arena = arena
         self._sizing = sizing
         self._statistics = statistics
+        self._names = [str(getattr(function, "__name__", type(function).__name__)) for function in functions]
         self._serials = itertools.count(1)
         self._holds = 0
         self._unsent: list[deque[tuple[int, bytes]]] = [deque() for _ in workforce.lanes]
@@ -194,7 +204,17 @@ class Dispatch:
         numbers.runs += 1
         numbers.busy_seconds += result.seconds
         numbers.idle_seconds += result.idle
-        numbers.items_by_worker[result.worker] = numbers.items_by_worker.get(result.worker, 0) + size
+        worker, function, spent = result.worker, entry.job.function, Spent(*result.spent)
+        numbers.items_by_worker[worker] = numbers.items_by_worker.get(worker, 0) + size
+        numbers.busy_by_worker[worker] = numbers.busy_by_worker.get(worker, 0.0) + result.seconds
+        numbers.items_by_function[function] = numbers.items_by_function.get(function, 0) + size - spent.empty
+        numbers.busy_by_function[function] = numbers.busy_by_function.get(function, 0.0) + result.seconds
+        numbers.write_seconds += spent.writing
+        numbers.read_seconds += spent.reading
+        numbers.collate_seconds += spent.collating
+        numbers.processor_seconds += spent.processor
+        if _spans.recorder is not None:
+            self._record(result, entry, spent)
         if copied:
             numbers.copied_bytes += result.size
         else:
@@ -204,6 +224,23 @@ class Dispatch:
             stacked = size - len(result.described or ())
             numbers.shared_bytes += stacked * sum(leaf.nbytes for leaf in structure.leaves)
         self._sizing.note(entry.job.function, size, result.seconds, None if structure is not None else result.size)
+
+    def _record(self, result: Result, entry: Outstanding, spent: Spent) -> None:
+        assert _spans.recorder is not None
+        child = self._workforce.workers.get(result.worker)
+        _spans.recorder.add(
+            self._workforce.name,
+            f"worker {result.worker}" + ("" if child is None else f" (pid {child.pid})"),
+            self._names[entry.job.function],
+            spent.begun,
+            spent.begun + result.seconds,
+            items=entry.run.size,
+            bytes=result.size,
+            read_ms=spent.reading * 1000,
+            collate_ms=spent.collating * 1000,
+            write_ms=spent.writing * 1000,
+            processor_ms=spent.processor * 1000,
+        )
 
     def fill(self, entry: Outstanding, part: Part) -> None:
         """Note what became of a run."""

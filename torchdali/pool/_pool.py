@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any
 
 from torchdali._warnings import warn
-from torchdali.errors import WorkerDiedError
 from torchdali.pool._arena import Arena, MemoryHook
 from torchdali.pool._child import OwnChild
 from torchdali.pool._dispatch import Dispatch
@@ -159,7 +158,7 @@ class WorkerPool:
         self._workforce = workforce = Workforce(self.name, self.num_workers, memory, self._options.dedicated)
         self._arena = Arena(memory, start=workforce.claims.nbytes, **self._arena_options)
         sizing = Sizing(len(self._setup.functions), self._options.bytes_per_item)
-        self._dispatch = Dispatch(workforce, self._arena, sizing, self._statistics)
+        self._dispatch = Dispatch(workforce, self._arena, sizing, self._statistics, self._setup.functions)
         itself = weakref.ref(self)
 
         def start_missing(workers: list[int]) -> None:
@@ -225,11 +224,15 @@ class WorkerPool:
         """Indices of the workers that are not known to be dead."""
         return [] if self._workforce is None else sorted(self._workforce.workers)
 
+    @property
+    def wait_seconds(self) -> float:
+        """As in :meth:`statistics`, at no cost."""
+        return self._statistics.wait_seconds
+
     def statistics(self) -> PoolStatistics:
         """A copy of the counters."""
         with self._lock:
-            copy = PoolStatistics(**vars(self._statistics))
-            copy.items_by_worker = dict(copy.items_by_worker)
+            copy = self._statistics.copy()
             if self._arena is not None:
                 copy.slots = self._arena.slots
                 copy.bytes_in_use = self._arena.in_use
@@ -373,13 +376,7 @@ class WorkerPool:
     def _require_workers(self, lane: int) -> None:
         workforce, _, recovery = self._require_open()
         if recovery.last_death is not None and not workforce.serving(lane):
-            death = recovery.last_death
-            raise WorkerDiedError(
-                f"no worker is left; the last one died: {death}. Call start() to start new ones",
-                worker=death.worker,
-                pid=death.pid,
-                exitcode=death.exitcode,
-            )
+            raise recovery.none_left(recovery.last_death)
 
     def _wait(
         self, done: Callable[[], bool], whom: Callable[[Recovery], str], timeout: float | None, stacklevel: int

@@ -13,9 +13,9 @@ described each, but all of them by one table, see ``_ragged``.
 from __future__ import annotations
 
 import pickle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Result", "Task"]
+__all__ = ["Result", "Spent", "Task"]
 
 
 class Task(NamedTuple):
@@ -48,13 +48,30 @@ class Task(NamedTuple):
         return cls(*pickle.loads(payload))
 
 
+class Spent(NamedTuple):
+    """Where the time of a run went; in seconds."""
+
+    begun: float = 0.0
+    """When, by ``time.perf_counter``: a clock that all processes share."""
+    writing: float = 0.0
+    """Writing results to shared memory, pickling included; that of the last item, times their number."""
+    reading: float = 0.0
+    """Reading files in the library's own sources."""
+    collating: float = 0.0
+    """Putting samples together to a batch."""
+    processor: float = 0.0
+    """Of a processor's time, in all threads of the worker."""
+    empty: int = 0
+    """Calls that only found the epoch at its end."""
+
+
 class Result(NamedTuple):
     """What became of a task."""
 
     serial: int
     worker: int
     seconds: float
-    """Spent in the user's function."""
+    """Spent on the run: in the user's function, and writing what it returned."""
     idle: float
     """Seconds that the worker waited for this task."""
     size: int
@@ -68,6 +85,8 @@ class Result(NamedTuple):
     structure: bytes | None = None
     """The pickled nesting that all results have, if it was asked for and there is one."""
     ragged: bool = False
+    spent: tuple[Any, ...] = ()
+    """A :class:`Spent`, as a plain tuple, whose pickle is shorter."""
 
     def pack(self) -> bytes:
         """As a payload."""

@@ -87,6 +87,16 @@ class Recovery:
         self._futile.clear()
         self._futile_alone.clear()
 
+    @staticmethod
+    def none_left(death: WorkerDiedError) -> WorkerDiedError:
+        """What is raised for work that nobody can do since this death."""
+        return WorkerDiedError(
+            f"no worker is left; the last one died: {death}. Call start() to start new ones",
+            worker=death.worker,
+            pid=death.pid,
+            exitcode=death.exitcode,
+        )
+
     def whom(self, job: Job) -> str:
         """What a job waits for, for people."""
         in_hand = []

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from torchdali._philox import SOURCE_STREAM, words
+from torchdali._spans import tally
 from torchdali.source._cycle import Cycle
 from torchdali.source._external import ExternalSource
 from torchdali.source._info import BatchInfo, SampleInfo
@@ -78,6 +79,7 @@ class WorkerFunction:
                 return check_sample(self._source, source(info), info)
             return _check_batch(self._source, call_for_batch(self._source, info), info)
         except StopIteration:
+            tally.empty += 1
             return None
 
     def _seed_generators(self, epoch: int, index: int) -> None:
@@ -129,10 +131,12 @@ class IterableFunction(WorkerFunction):
         try:
             while self._number < number and not self._ended:
                 self._next()
-            return None if self._ended else _check_batch(self._source, self._next(), info)
+            if not self._ended:
+                return _check_batch(self._source, self._next(), info)
         except StopIteration:
             self._ended = True
-            return None
+        tally.empty += 1
+        return None
 
     def _next(self) -> Any:
         self._number += 1  # also when it raises: the next turn is for the next batch

@@ -6,6 +6,7 @@ nobody wants it any more (``cancel``). What it gives is a :class:`Delivery`.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchdali._spans import tally
 from torchdali.pool import Column, Ragged, Raised, Stacked, WorkerPool
 from torchdali.source._call import Turn, call_for_batch, check_sample
 from torchdali.source._cycle import Cycle
@@ -195,6 +197,8 @@ class SerialFeed(Feed):
         self._around = around
         self._call: Any = source.source
         self._cycle = Cycle(source) if source.kind == "iterable" else None
+        self.seconds = self.read_seconds = 0.0
+        """Spent in the source, and of that in reading files where it is the library's own."""
 
     def request(self, info: BatchInfo) -> Any:
         """Only note which batch it is."""
@@ -218,8 +222,13 @@ class SerialFeed(Feed):
         drawn = (
             ticket if self.part is None else BatchInfo(self.part.number(iteration), epoch)
         )  # other draws on other ranks
-        with nullcontext() if self._around is None else self._around(drawn):
-            return self._receive(ticket)
+        start, read = time.perf_counter(), tally.read
+        try:
+            with nullcontext() if self._around is None else self._around(drawn):
+                return self._receive(ticket)
+        finally:
+            self.seconds += time.perf_counter() - start
+            self.read_seconds += tally.read - read
 
     def _receive(self, info: BatchInfo) -> Delivery:
         what = f"the source {self.source.name} for {info}"

@@ -189,6 +189,16 @@ class Reader:
         """The pool's counters; zeros where no source is parallel."""
         return PoolStatistics() if self._pool is None else self._pool.statistics()
 
+    def spent(self) -> tuple[float, float]:
+        """Seconds in sources that work in this process, and of these in reading files."""
+        serial = [feed for feed in self._feeds if isinstance(feed, SerialFeed)]
+        return sum(feed.seconds for feed in serial), sum(feed.read_seconds for feed in serial)
+
+    @property
+    def pool_functions(self) -> list[ExternalSource]:
+        """The sources of the pool's first functions, in order."""
+        return [feed.source for feed in self._feeds if isinstance(feed, ParallelFeed)]
+
     # --- epochs -------------------------------------------------------------------------------------------------------
 
     def prefetch(self) -> None:
