@@ -11,6 +11,7 @@ from torchdali.errors import CudaInitializedError, DecodeError, PipelineStateErr
 from torchdali.loader import DataLoader, ragged_collate, start
 from torchdali.pipeline import Pipeline, PipelineStatistics, pipeline_def
 from torchdali.pool import worker_info
+from torchdali.report import Report, profile, progress
 from torchdali.source import BatchInfo, ExternalSource, JpegFolder, SampleInfo
 from torchdali.tensorlist import TensorList
 
@@ -24,6 +25,7 @@ __all__ = [
     "Pipeline",
     "PipelineStateError",
     "PipelineStatistics",
+    "Report",
     "SampleInfo",
     "TensorList",
     "WorkerDiedError",
@@ -34,6 +36,8 @@ __all__ = [
     "ops",
     "pipeline_def",
     "pool",
+    "profile",
+    "progress",
     "ragged_collate",
     "show",
     "source",

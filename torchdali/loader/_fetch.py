@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
+
+from torchdali._spans import tally
 
 __all__ = ["Fetcher", "make_fetcher", "note", "show_indices"]
 
@@ -86,11 +89,14 @@ class Fetcher(ABC):
             self.batches = number + 1
             raise
         self.batches = number + 1
+        start = time.perf_counter()
         try:
             return self._collate_fn(data)
         except Exception as error:
             note(error, f"raised by collate_fn for {self._name(index)}")
             raise
+        finally:
+            tally.collated += time.perf_counter() - start
 
     def skip_to(self, number: int, index: Any) -> None:
         """Go on to a batch without making those before it.

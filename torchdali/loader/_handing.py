@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import Any
 
 from torch.autograd.profiler import record_function
+
+from torchdali import _spans
+from torchdali.loader._length import length_of
+from torchdali.loader._measure import Times
+from torchdali.report import Causes, Meter
 
 __all__ = ["HandingOver"]
 
@@ -21,16 +27,49 @@ class HandingOver:
     _next_data: Any
     _num_yielded: int
     _profile_name: str
+    _auto_collation: bool
+    _meter: Meter
+    _own: Any
+    """Of the loader: what the meter asks."""
+    _times: Times
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this process has waited for workers."""
+        return 0.0
+
+    def count_ready(self) -> int:
+        """Further batches that have come."""
+        return 0
 
     def __next__(self) -> Any:
-        with record_function(self._profile_name):
-            batch = self.take()
-        self.taken(stacklevel=3)
+        asked, waited = time.perf_counter(), self.waited
+        try:
+            with record_function(self._profile_name), _spans.labelled("wait"):
+                batch = self.take()
+        except StopIteration:
+            self._meter.begin()
+            raise
+        except Exception:
+            self._meter.delivered(asked, 0, self._causes(asked, waited))
+            raise
+        samples = length_of(batch, 1) if self._auto_collation else 1
+        self._meter.delivered(asked, samples, self._causes(asked, waited), self.count_ready())
+        self.taken(stacklevel=3)  # last, since Ctrl-C would lose the batch from here on
         return batch
+
+    def _causes(self, asked: float, waited: float) -> Causes:
+        spent, starved = time.perf_counter() - asked, self.waited - waited
+        return Causes.of(spent, starved, spent - starved)
 
     def take(self) -> Any:
         """The next batch, the same again until :meth:`taken`: whoever is interrupted in between can ask again."""
-        return self._next_data()
+        begin, waited, fetched = time.perf_counter(), self.waited, self._times.source
+        try:
+            return self._next_data()
+        finally:
+            elsewhere = self.waited - waited + self._times.source - fetched
+            self._times.hand_over += max(0.0, time.perf_counter() - begin - elsewhere)
 
     def taken(self, *, stacklevel: int) -> None:
         """The batch has arrived."""

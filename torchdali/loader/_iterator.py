@@ -23,6 +23,7 @@ from torchdali.errors import WorkerDiedError
 from torchdali.loader._crew import Crew
 from torchdali.loader._errors import raise_as_stock, take_snapshot, timed_out
 from torchdali.loader._handing import HandingOver
+from torchdali.loader._measure import meter_of
 from torchdali.loader._own import is_iterable
 from torchdali.loader._pin import finished_thread
 from torchdali.loader._random import RandomState, generators_of
@@ -62,6 +63,7 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._pool: WorkerPool | None = None
         self._shutdown = False
+        self._meter, self._own, self._times = meter_of(loader), loader._torchdali, loader._torchdali.times
         self._pending: deque[_Pending] = deque()
         self._processes: list[BaseProcess] = []
         resume = loader._torchdali.take_resume(loader)
@@ -82,6 +84,7 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
             self._started_before = True
         self._crew = crew
         self._pool = self._crew.pool
+        self._times.pools.add(self._pool)
         if self._pin_memory:
             self._pin_memory_thread = finished_thread()
         self._begin(loader, resume, first_iter=True, shared_seed=shared_seed)
@@ -221,6 +224,15 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
             self._crew.hook.record_stream(stream)
 
     @property
+    def waited(self) -> float:
+        """Seconds that this process has waited for workers."""
+        return 0.0 if self._pool is None else self._pool.wait_seconds
+
+    def count_ready(self) -> int:
+        """Further batches that have come."""
+        return sum(isinstance(pending.job, Job) and pending.job.arrived for pending in self._pending)
+
+    @property
     def ready(self) -> bool:
         """Whether the next batch can be had without waiting."""
         if self._pool is None or not self._pending or not self._pool.started:
@@ -338,6 +350,7 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
         self._shutdown = True
         self._pending.clear()
         if self._pool is not None:
+            self._times.closed(self._pool)
             self._pool.close()
 
     def __del__(self) -> None:

@@ -14,12 +14,14 @@ from torch.utils.data import Dataset, Sampler
 
 from torchdali.loader._crew import Crew
 from torchdali.loader._iterator import WorkersIterator
+from torchdali.loader._measure import meter_of
 from torchdali.loader._own import PUBLIC, Own, is_iterable
 from torchdali.loader._resume import Resume
 from torchdali.loader._serial import SerialIterator
 from torchdali.loader._stage import Stage, StagedIterator, check_stage
 from torchdali.loader._state import Progress
 from torchdali.pool import OnWorkerDeath
+from torchdali.report import Meter, Report
 
 __all__ = ["DataLoader"]
 
@@ -130,6 +132,7 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises a private class
         """One epoch."""
+        self._meter.begin()
         host: Any = super().__iter__()
         own = self._torchdali
         if own.pipeline is None and own.device is None:
@@ -195,6 +198,19 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
     @_is_accelerate_prepared.setter
     def _is_accelerate_prepared(self, value: bool) -> None:
         self._torchdali.accelerated = value
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _meter(self) -> Meter:
+        return meter_of(self)
+
+    def report(self) -> Report:
+        """Who waited for whom so far: print it for a table, and a sentence on what bounds you and what to change.
+
+        :func:`torchdali.profile` reports on a part of a program, and records what happened when.
+        """
+        return self._meter.report()
 
     # --- state --------------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
 
+from torchdali.loader._measure import Times
 from torchdali.pool import OnWorkerDeath
+from torchdali.report import Meter
 
 if TYPE_CHECKING:
     from torchdali.loader._crew import Crew
@@ -48,6 +50,9 @@ class Own:
     """How many were begun."""
     accelerated: bool = False
     """Whoever set it says that accelerate is to leave the loader as it is."""
+    times: Times = field(default_factory=Times)
+    meter: Meter | None = None
+    """Of the consumer's waits, once somebody has iterated or asked."""
 
     def set_public(self, loader: Any) -> None:
         """Set the loader's attributes, except those that a subclass has set for itself and did not pass on."""
@@ -59,7 +64,7 @@ class Own:
 
     def for_another_process(self) -> Own:
         """Without what does not follow there."""
-        return dataclasses.replace(self, crew=None, stage=None, resume=None, progress=None)
+        return dataclasses.replace(self, crew=None, stage=None, resume=None, progress=None, meter=None, times=Times())
 
     def next_epoch(self) -> int:
         """The number of an epoch that is begun."""

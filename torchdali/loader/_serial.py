@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _SingleProcessDataLoaderIter
 
+from torchdali._spans import tally
 from torchdali.loader._errors import warn_of_stop
 from torchdali.loader._fetch import Fetcher, make_fetcher
 from torchdali.loader._fetching import Fetching
 from torchdali.loader._handing import HandingOver
+from torchdali.loader._measure import meter_of
 from torchdali.loader._own import is_iterable
 from torchdali.loader._pipes import seed_pipes, shard_pipes
 from torchdali.loader._random import RandomState, generators_of
@@ -37,6 +40,7 @@ class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
     """Whether a batch can be had without waiting: none is made before it is asked for."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        self._meter, self._own, self._times = meter_of(loader), loader._torchdali, loader._torchdali.times
         resume = loader._torchdali.take_resume(loader)
         start = RandomState(generators_of(loader), torch_alone=draws_from_torch_alone(loader))
         self._sampler_states = SamplerStates(loader)
@@ -92,6 +96,7 @@ class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
         return self._handed[0]
 
     def _fetch(self, index: Any, sampler: Any) -> None:
+        begin, read, collated = time.perf_counter(), tally.read, tally.collated
         try:
             batch, snapshot = self._fetching.fetch(self._count, index)
         except StopIteration as error:
@@ -102,6 +107,10 @@ class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
         except Exception:  # it was this batch's turn, and the next one can be had
             self._deliver(self._fetching.snapshot(), sampler)
             raise
+        finally:
+            self._times.source += time.perf_counter() - begin
+            self._times.read += tally.read - read
+            self._times.collate += tally.collated - collated
         if self._pin_memory:
             batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
         with deferred_interrupt():  # Ctrl-C before this loses nothing, nor does it after

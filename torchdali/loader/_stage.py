@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,10 +23,13 @@ import torch
 from torch import nn
 
 from torchdali._philox import words
+from torchdali.loader._length import length_of
 from torchdali.loader._state import Delivery, End
 from torchdali.ops import BatchContext, Operator, RandomOperator, available_cpus, batch_context, number_streams
 from torchdali.pipeline import Pipeline, adapt_modules
+from torchdali.pipeline._statistics import Stopwatch
 from torchdali.pool import deferred_interrupt
+from torchdali.report import Causes
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Stage", "StagedIterator", "check_stage"]
@@ -100,16 +105,6 @@ def _is_encoded(value: Any) -> bool:
     )
 
 
-def _length(value: Any, default: int) -> int:
-    """Samples in a batch, as its first tensor or TensorList has them."""
-    if isinstance(value, TensorList):
-        return len(value)
-    if isinstance(value, torch.Tensor):
-        return len(value) if value.dim() else default
-    entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return next((_length(entry, default) for entry in entries), default)
-
-
 class BatchKey(NamedTuple):
     """What random draws for a batch are keyed by."""
 
@@ -145,6 +140,14 @@ class Stage:
             adapt_modules(holder)
         else:
             self._signature = {}
+        measured = nn.Module()  # of a function only the whole is known
+        if module is not None:
+            measured = module if list(module.children()) else nn.ModuleDict({type(module).__name__: module})
+        cuda = self.device.type == "cuda"
+        self.stopwatch: Stopwatch | None = None
+        if pipeline is not None:
+            self.stopwatch = Stopwatch(measured, cuda=cuda, name="DataLoader", within=True)
+            weakref.finalize(self, self.stopwatch.remove)  # the module may outlive many loaders
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def run(self, batch: Any, key: BatchKey) -> Any:
@@ -166,9 +169,10 @@ class Stage:
         if self._pipeline is None:
             return batch
         first = key.number * key.batch_size
-        indices = np.arange(first, first + _length(batch, key.batch_size))
+        indices = np.arange(first, first + length_of(batch, key.batch_size))
         context = BatchContext(key.seed, key.epoch, key.number, indices, self.device, self._threads)
-        with self._seeded(key), batch_context(context):
+        measured = contextlib.nullcontext() if self.stopwatch is None else self.stopwatch.whole()
+        with self._seeded(key), batch_context(context), measured:
             if isinstance(batch, (tuple, list)) and self._unpacks(len(batch)):
                 outputs = self._pipeline(*batch)
             else:
@@ -213,6 +217,7 @@ class _Ahead(NamedTuple):
     event: Any
     number: int
     events: list[Delivery | End]
+    samples: int = 0
 
 
 class StagedIterator:
@@ -236,6 +241,7 @@ class StagedIterator:
         self._batch_size = batch_size
         self._events: list[Delivery | End] = []
         host.on_event = self._events.append
+        self._meter = host._meter
         if stage.stream is not None:
             host.read_on(stage.stream)
         self._exhausted = False
@@ -257,8 +263,10 @@ class StagedIterator:
     def __next__(self) -> Any:
         if self._handed is not None:  # Ctrl-C came before it was out of the door
             return self._hand_out()
+        asked, waited = time.perf_counter(), self._host.waited
         self._fill()
         if not self._ahead:
+            self._meter.begin()
             for event in self._events:
                 self._progress.note(event)
             self._events.clear()
@@ -267,14 +275,30 @@ class StagedIterator:
         ahead = self._ahead[0]
         if ahead.event is not None:
             stream = torch.cuda.current_stream(self._stage.device)
-            stream.wait_event(ahead.event)
+            self._wait_for(ahead.event, stream)
             map_tensors(ahead.outputs, lambda tensor: _record(tensor, stream))
+        spent, starved = time.perf_counter() - asked, self._host.waited - waited
+        causes = Causes.of(spent, starved, spent - starved)
+        samples = 0 if ahead.error is not None else ahead.samples
+        self._meter.delivered(asked, samples, causes, len(self._ahead) - 1)
         with deferred_interrupt():  # Ctrl-C before this loses nothing, nor does it after
             self._ahead.popleft()
             for event in ahead.events:
                 self._progress.note(event)
             self._handed = ahead
         return self._hand_out()
+
+    def _wait_for(self, event: Any, stream: Any) -> None:
+        """Have the consumer's stream wait, and measure for how long it does if it may have to."""
+        if event.query():
+            stream.wait_event(event)
+            return
+        with torch.cuda.device(self._stage.device):
+            before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            before.record(stream)
+            stream.wait_event(event)
+            after.record(stream)
+        self._meter.stalled(before, after)
 
     def _hand_out(self) -> Any:
         ahead, self._handed = self._handed, None
@@ -307,9 +331,10 @@ class StagedIterator:
             return
         except Exception as raised:
             error = raised
+        samples = length_of(batch, 1) if self._host._auto_collation else 1
         numbers = [event.number for event in self._events if isinstance(event, Delivery)]
         with deferred_interrupt():
-            self._in_hand = _Ahead(batch, error, None, numbers[-1] if numbers else 0, self._events.copy())
+            self._in_hand = _Ahead(batch, error, None, numbers[-1] if numbers else 0, self._events.copy(), samples)
             self._events.clear()
             self._host.taken(stacklevel=6)
 

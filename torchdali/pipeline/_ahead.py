@@ -61,6 +61,10 @@ class Outcome(NamedTuple):
     draws: Any = None
     warnings: tuple[tuple[str, type[Warning]], ...] = ()
     """To be raised in the consumer's thread."""
+    starved: float = 0.0
+    """Seconds that whoever made it had nothing to do before, as the sources' workers were not done."""
+    busy: float = 0.0
+    """Seconds that it took beside."""
 
 
 class _Control:
@@ -191,6 +195,11 @@ class Ahead:
             self._control.ends += outcome.last
             self._outcomes.append(outcome)
             self._bell.put(None)
+
+    @property
+    def ready(self) -> int:
+        """Outcomes that are there."""
+        return len(self._outcomes) + (self._taken is not None)
 
     # --- for the consumer ---------------------------------------------------------------------------------------------
 

@@ -130,6 +130,11 @@ class Crew:
         self._given_up.clear()
 
     @property
+    def size(self) -> int:
+        """Those that live, at least 1."""
+        return max(1, len(self._pool.living))
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the living ones."""
         return self._pool.pids
@@ -157,7 +162,7 @@ class Crew:
     @property
     def room(self) -> int:
         """Batches that may be under way at a time."""
-        return IN_HAND * max(1, len(self._pool.living))
+        return IN_HAND * self.size
 
     def submit(self, pipeline: Any, batch: SourceBatch, worker: int | None = None) -> Work:
         """Give a batch to a worker.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,13 +59,27 @@ class Handover:
             event.record(torch.cuda.current_stream(self.device))
             self._befores.append(event)
 
-    def receive(self, outputs: Any, event: Any) -> None:
-        """Make a batch ready for use on the current stream."""
+    def receive(self, outputs: Any, event: Any, stalled: Callable[[Any, Any], None] | None = None) -> None:
+        """Make a batch ready for use on the current stream.
+
+        Args:
+            outputs: that are used there.
+            event: of :meth:`finished`.
+            stalled: gets two events, before and after the stream waits, if it may have to.
+        """
         if event is None:
             return
         device, recorded = event
         stream = torch.cuda.current_stream(device)
-        stream.wait_event(recorded)
+        if stalled is None or recorded.query():
+            stream.wait_event(recorded)
+        else:
+            with torch.cuda.device(device):
+                before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                before.record(stream)
+                stream.wait_event(recorded)
+                after.record(stream)
+            stalled(before, after)
         for batch in batches_in(outputs):
             if batch.device.type == "cuda":
                 batch.record_stream(stream)

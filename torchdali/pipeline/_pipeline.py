@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -11,17 +12,19 @@ import torch
 from torch import nn
 
 from torchdali.errors import PipelineStateError
-from torchdali.ops import DecodeImage, available_cpus, number_streams
+from torchdali.ops import available_cpus, number_streams
 from torchdali.pipeline._adapt import adapt_modules
 from torchdali.pipeline._device import DeviceRequest, check_request, resolve_device
 from torchdali.pipeline._place import Place
 from torchdali.pipeline._placement import Placement
 from torchdali.pipeline._produce import CLOSE_SECONDS, Turns
+from torchdali.pipeline._reporting import Reporting, fill
 from torchdali.pipeline._runner import Runner
-from torchdali.pipeline._share import CpuShare, SharingReader
+from torchdali.pipeline._share import CpuShare
 from torchdali.pipeline._staff import Source, Staff, as_sources, positive
-from torchdali.pipeline._statistics import PipelineStatistics, Stopwatch
+from torchdali.pipeline._statistics import Stopwatch
 from torchdali.pool import OnWorkerDeath, StartMethod
+from torchdali.report import Meter
 from torchdali.source import ExternalSource, LastBatch, SourceBatch
 from torchdali.tensorlist import TensorList
 
@@ -35,7 +38,7 @@ def _pass_on(self: nn.Module, *outputs: TensorList) -> Any:
     return outputs if len(outputs) > 1 else outputs[0]
 
 
-class Pipeline(Place, nn.Module):
+class Pipeline(Place, Reporting, nn.Module):
     """Sources read by forked workers, and a device stage.
 
     Subclass it, and write the stage as ``forward``::
@@ -163,6 +166,7 @@ class Pipeline(Place, nn.Module):
         self._turns, self._state = Turns(), "new"
         self._runner: Runner | None = None
         self._stopwatch: Stopwatch | None = None
+        self._meter = Meter(self, self._name, fill)
         # An empty tensor that goes where `.to()` sends the module: it tells the pipeline's device.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
@@ -202,7 +206,7 @@ class Pipeline(Place, nn.Module):
         number_streams(self)
         adapt_modules(self)
         if crew is None:  # else it is measured there
-            self._stopwatch = Stopwatch(self._measured(), cuda=self.device.type == "cuda")
+            self._stopwatch = Stopwatch(self._measured(), cuda=self.device.type == "cuda", name=self._name)
         self._runner = Runner(
             self,
             self._reader,
@@ -213,6 +217,7 @@ class Pipeline(Place, nn.Module):
             record_draws=self._record_draws,
             num_threads=self._num_threads,
             pinned=pinned,
+            meter=self._meter,
             crew=crew,
         )
         self._state = "built"
@@ -269,7 +274,8 @@ class Pipeline(Place, nn.Module):
         return self._runner.next(stacklevel=stacklevel, as_tuple=as_tuple)
 
     def _call_stage(self, batch: SourceBatch) -> Any:
-        return self._finish(self(*batch.outputs))
+        with nullcontext() if self._stopwatch is None else self._stopwatch.whole():
+            return self._finish(self(*batch.outputs))
 
     def _finish(self, outputs: Any) -> Any:
         """Bring what ``forward`` returned to the pipeline's device."""
@@ -376,17 +382,3 @@ class Pipeline(Place, nn.Module):
     def epoch_idx(self) -> int:
         """Number of the current epoch, from 0."""
         return self._reader.epoch
-
-    def statistics(self) -> PipelineStatistics:
-        """Where the time went so far; waits for the GPU."""
-        with self._turns.door, self._turns.lock:
-            pool = self._reader.statistics()
-        counts = PipelineStatistics()
-        if self._runner is not None:
-            self._runner.count(counts)
-        counts.count_pools(pool, None if self._staff.crew is None else self._staff.crew.statistics())
-        counts.count_decoding(module.statistics for module in self.modules() if isinstance(module, DecodeImage))
-        counts.cpu_share_now = self._reader.share if isinstance(self._reader, SharingReader) else 0.0
-        if self._stopwatch is not None:
-            counts.stage_seconds = self._stopwatch.seconds()
-        return counts

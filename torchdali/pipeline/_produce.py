@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from torchdali import _spans
 from torchdali._warnings import collected_warnings
 from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.pipeline._ahead import Outcome
@@ -80,17 +81,25 @@ class BatchMaker(ABC):
         reader: has them.
         turns: for the reader.
         handover: of batches that are made in a thread; None: they are made where they are wanted.
+        name: of the pipeline.
     """
 
-    def __init__(self, pipeline: Stage, reader: AnyReader, turns: Turns, handover: Handover | None) -> None:
+    def __init__(
+        self, pipeline: Stage, reader: AnyReader, turns: Turns, handover: Handover | None, *, name: str
+    ) -> None:
         self._pipeline = weakref.ref(pipeline)
         self._reader = reader
         self._turns = turns
         self._handover = handover
+        self._name = name
         self.seconds = 0.0
         """That it took to make batches."""
         self._last = time.perf_counter()
         """When the last attempt ended."""
+        self.unpack_seconds = 0.0
+        """Of these: taking in what workers wrote, and what stage workers made."""
+        self._starved = self._spent = 0.0
+        """Since the last outcome: waiting for the sources' workers with nothing else to do, and in all."""
         self._doing = ""
         self._warnings: list[tuple[str, type[Warning]]] = []
         """That no outcome has carried yet."""
@@ -108,11 +117,22 @@ class BatchMaker(ABC):
             outcome = self._make()
         self._last = time.perf_counter()
         self.seconds += self._last - start
+        self._spent += self._last - start
         self._warnings += warnings
+        if outcome is not None:
+            outcome = outcome._replace(starved=self._starved, busy=self._spent - self._starved)
+            self._starved = self._spent = 0.0
         if outcome is not None and self._warnings:
             outcome = outcome._replace(warnings=(*outcome.warnings, *self._warnings))
             self._warnings.clear()
         return outcome
+
+    def _waited(self, name: str, begin: float) -> float:
+        """Note a span that ends now; returns for how many seconds it was."""
+        now = time.perf_counter()
+        if _spans.recorder is not None:
+            _spans.recorder.add(self._name, "stage", name, begin, now)
+        return now - begin
 
     @abstractmethod
     def _make(self) -> Outcome | None: ...
@@ -126,7 +146,7 @@ class Producer(BatchMaker):
     """Makes a pipeline's batches in this process, one after the other.
 
     Args:
-        pipeline, reader, turns, handover: as of any :class:`BatchMaker`.
+        pipeline, reader, turns, handover, name: as of any :class:`BatchMaker`.
         num_threads, record_draws: as of :class:`~torchdali.pipeline._stage_call.StageCall`.
     """
 
@@ -137,10 +157,11 @@ class Producer(BatchMaker):
         turns: Turns,
         handover: Handover | None,
         *,
+        name: str,
         num_threads: int,
         record_draws: bool,
     ) -> None:
-        super().__init__(pipeline, reader, turns, handover)
+        super().__init__(pipeline, reader, turns, handover, name=name)
         self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
 
     def forget(self) -> None:
@@ -150,10 +171,13 @@ class Producer(BatchMaker):
         try:
             with nullcontext() if self._handover is None else self._turns.often():
                 if self._handover is not None:
-                    self._doing = self._reader.wait(WAIT_SECONDS)
+                    begin = time.perf_counter()
+                    with _spans.labelled("wait for workers"):
+                        self._doing = self._reader.wait(WAIT_SECONDS)
+                    self._starved += self._waited("wait for workers", begin)
                     if self._doing:
                         return None
-                batch = self._reader.peek()
+                batch = self._read()
         except StopIteration:
             return Outcome(error=StopIteration(), last=True)  # without a traceback, which would refer to all this
         except Exception as error:
@@ -164,6 +188,20 @@ class Producer(BatchMaker):
         outcome = self._through_stage(pipeline, batch)
         self._reader.advance()  # not after Ctrl-C in the stage, which comes as an exception: it will get this batch again
         return outcome
+
+    def _read(self) -> SourceBatch:
+        """The batch; notes where the time went: to workers that are not done, to sources that work here, or to taking it in."""
+        pool = self._reader.pool
+        begin, waited = time.perf_counter(), 0.0 if pool is None else pool.wait_seconds
+        called = self._reader.spent()[0]
+        try:
+            with _spans.labelled("take in"):
+                return self._reader.peek()
+        finally:
+            waited = (0.0 if pool is None else pool.wait_seconds) - waited
+            self._starved += waited
+            spent = self._waited("take in", begin) - waited - (self._reader.spent()[0] - called)
+            self.unpack_seconds += max(0.0, spent)
 
     def _through_stage(self, pipeline: Stage, batch: SourceBatch) -> Outcome:
         event = None

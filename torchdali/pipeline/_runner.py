@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from torchdali import _spans
 from torchdali._warnings import collected_warnings
 from torchdali.pipeline._ahead import Ahead, Outcome
 from torchdali.pipeline._crew import Crew
@@ -20,8 +21,9 @@ from torchdali.pipeline._produce import Producer, Turns
 from torchdali.pipeline._remote import RemoteProducer
 from torchdali.pipeline._share import AnyReader
 from torchdali.pipeline._stage_call import Stage
-from torchdali.pipeline._statistics import PipelineStatistics
+from torchdali.pipeline._statistics import PipelineStatistics, Stopwatch
 from torchdali.pool import deferred_interrupt
+from torchdali.report import Causes, Counts, Meter
 from torchdali.source import BatchInfo
 
 __all__ = ["Runner"]
@@ -39,6 +41,7 @@ class Runner:
         depth: batches that are made ahead.
         name: for messages.
         stage_thread, record_draws, num_threads, pinned: as of the pipeline.
+        meter: counts how long the consumer waits.
         crew: runs the stage; None: it runs in this process.
     """
 
@@ -54,6 +57,7 @@ class Runner:
         record_draws: bool,
         num_threads: int,
         pinned: PinnedMemory | None,
+        meter: Meter,
         crew: Crew | None = None,
     ) -> None:
         self._pipeline = weakref.ref(pipeline)
@@ -63,13 +67,13 @@ class Runner:
         self._pinned = pinned
         self._handover = Handover(pipeline.device, torch.get_default_device()) if stage_thread else None
         self._pin_for_stream()
-        self._crew = crew
+        self._crew, self._meter = crew, meter
         self._producer: Producer | RemoteProducer
         if crew is not None and self._handover is not None:
-            self._producer = RemoteProducer(pipeline, reader, turns, self._handover, crew)
+            self._producer = RemoteProducer(pipeline, reader, turns, self._handover, crew, name=name)
         else:
             self._producer = Producer(
-                pipeline, reader, turns, self._handover, num_threads=num_threads, record_draws=record_draws
+                pipeline, reader, turns, self._handover, name=name, num_threads=num_threads, record_draws=record_draws
             )
         self._ahead: Ahead | None = None
         self._context = contextvars.copy_context()
@@ -96,7 +100,10 @@ class Runner:
     def next(self, *, stacklevel: int, as_tuple: bool) -> Any:
         """What the stage makes of the next batch; a warning points to ``stacklevel`` as of ``warnings.warn``."""
         start = time.perf_counter()
-        outcome = self._outcome()
+        ahead = self._ahead is not None and self._ahead.ready > 0
+        with _spans.labelled("wait"):
+            outcome = self._outcome()
+        causes = self._causes(outcome, time.perf_counter() - start, ahead=ahead)
         for number, (text, category) in enumerate(outcome.warnings, 1):
             if self._ahead is not None:  # should the warning be an error, the batch comes after it
                 self._ahead.told(outcome, number)
@@ -104,7 +111,7 @@ class Runner:
         error, outputs = outcome.error, outcome.outputs
         if error is None:
             if self._handover is not None:
-                self._handover.receive(outputs, outcome.event)
+                self._handover.receive(outputs, outcome.event, self._meter.stalled)
             if as_tuple and not isinstance(outputs, tuple):
                 outputs = (outputs,)
             self.last_draws = outcome.draws
@@ -113,6 +120,11 @@ class Runner:
         self.at_end = outcome.last
         self.taken += not outcome.last
         self._stall_seconds += time.perf_counter() - start
+        if outcome.last:
+            self._meter.begin()
+        else:
+            ready = 0 if self._ahead is None else self._ahead.ready - 1
+            self._meter.delivered(start, outcome.samples, causes, ready)
         del outcome
         if self._ahead is not None:
             self._ahead.advance()  # last, since Ctrl-C would lose the batch from here on
@@ -124,6 +136,12 @@ class Runner:
             raise error
         finally:
             del error  # whose traceback refers to this call
+
+    def _causes(self, outcome: Outcome, waited: float, *, ahead: bool) -> Causes:
+        """What the consumer waited for; ``ahead``: the batch was there."""
+        if ahead:
+            return Causes(hand_over=waited)
+        return Causes.of(waited, outcome.starved, outcome.busy)
 
     def _outcome(self) -> Outcome:
         if self._handover is not None:
@@ -139,6 +157,7 @@ class Runner:
 
     def reset(self, at: BatchInfo | None = None, *, stacklevel: int) -> None:
         """Begin the next epoch, unless nothing was asked for in this one; or an epoch, and a batch of it, that is named."""
+        self._meter.begin()
         with collected_warnings() as collected:
             if self._ahead is None:
                 self._reader.reset(at)
@@ -200,3 +219,14 @@ class Runner:
         statistics.run_seconds = self._producer.seconds
         if isinstance(self._producer, RemoteProducer):
             statistics.stage_seconds = dict(self._producer.stage_seconds)
+
+    def measure(self, counts: Counts, stopwatch: Stopwatch | None) -> None:
+        """Fill in what is known here for a report."""
+        counts.hand_over = self._producer.unpack_seconds
+        if isinstance(self._producer, RemoteProducer):
+            counts.operators, totals = dict(self._producer.stage_seconds), self._producer.totals
+        elif stopwatch is not None:
+            counts.operators, totals = stopwatch.seconds(wait=False), stopwatch.totals()
+        else:
+            return
+        counts.decode, counts.stage = totals

@@ -38,7 +38,7 @@ from torchdali.pipeline._share_out import (
     route_of,
 )
 from torchdali.pool import Job, Memory, PoolStatistics, WorkerPool, deferred_interrupt
-from torchdali.source import Part, Reader, SourceBatch
+from torchdali.source import ExternalSource, Part, Reader, SourceBatch
 from torchdali.source._feed import urgency
 from torchdali.source._info import BatchInfo
 
@@ -155,6 +155,20 @@ class SharingReader:
     def statistics(self) -> PoolStatistics:
         """The pool's counters."""
         return self._reader.statistics()
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds in sources that work in this process; see :meth:`Reader.spent`."""
+        return self._reader.spent()
+
+    @property
+    def pool(self) -> WorkerPool:
+        """The workers."""
+        return self._pool
+
+    @property
+    def pool_functions(self) -> list[ExternalSource]:
+        """The sources of the pool's first functions, in order."""
+        return self._reader.pool_functions
 
     def prefetch(self) -> None:
         """Ask for as many batches ahead as was agreed."""

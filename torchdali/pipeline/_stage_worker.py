@@ -26,7 +26,7 @@ from torchdali.pipeline._parcel import Packed, Parcel, pack_outputs, unpack_batc
 from torchdali.pipeline._pinned import PinnedSegments
 from torchdali.pipeline._share_out import decoded_by_address
 from torchdali.pipeline._stage_call import StageCall
-from torchdali.pipeline._statistics import Stopwatch
+from torchdali.pipeline._statistics import StageTotals, Stopwatch
 from torchdali.pool import Memory
 from torchdali.source import Predecoded, SourceBatch
 from torchdali.tensorlist import TensorList
@@ -38,7 +38,7 @@ _ALIGNMENT = 256
 
 _SMALLEST_SLOT = 1 << 20
 
-_NOT_OF_THE_STAGE = frozenset({"_staff", "_reader", "_runner", "_turns", "_stopwatch", "_sources"})
+_NOT_OF_THE_STAGE = frozenset({"_staff", "_reader", "_runner", "_turns", "_stopwatch", "_sources", "_meter"})
 """Attributes of a pipeline that stay where its workers and the consumer are."""
 
 
@@ -99,6 +99,8 @@ class StageReply(NamedTuple):
     """By the name of a decoding operator: what its statistics have gone up by since the last reply."""
     seconds: dict[str, float]
     """In the stage's children since the last reply."""
+    totals: StageTotals
+    """Likewise."""
     observation: Observation
     """What decoding operators were given."""
 
@@ -212,6 +214,7 @@ class StageFunction:
         self._device: torch.device | None = None
         self._stopwatch: Stopwatch | None = None
         self._seconds: dict[str, float] = {}
+        self._totals = StageTotals()
         self._counted: dict[str, dict[str, int]] = {}
         self.__name__ = f"the stage of {type(pipeline).__name__}"
 
@@ -264,7 +267,7 @@ class StageFunction:
                 return Stale()
             self._own = pickle.loads(item.module).pipeline
             self._version, self._device, self._stopwatch = item.version, None, None
-            self._counted, self._seconds = {}, {}
+            self._counted, self._seconds, self._totals = {}, {}, StageTotals()
         self._move(item.device)
         if self._stopwatch is None:
             self._stopwatch = Stopwatch(self._pipeline._measured(), cuda=item.device.type == "cuda")
@@ -281,13 +284,14 @@ class StageFunction:
         decoded = decoded_by_address(batch)
         self._slots.begin(item.slot, item.known)
         with collected_warnings() as warnings:
-            outputs, draws = self._call(self._pipeline, batch, decoded)
+            with self._stopwatch.whole():
+                outputs, draws = self._call(self._pipeline, batch, decoded)
             packed = pack_outputs((_in_one_piece(outputs), draws), self._slots.place)
         del outputs
         if item.device.type == "cuda":
             torch.cuda.synchronize()  # the parent's streams know nothing of this process's
         key, slot = self._slots.written()
-        return StageReply(packed, key, slot, warnings, self._counts(), self._times(), decoded.observe())
+        return StageReply(packed, key, slot, warnings, self._counts(), self._times(), self._news(), decoded.observe())
 
     def _pin(self, item: StageItem) -> None:
         """What goes to the device as it is, is copied several times as fast, and beside the decoder's work, if it is pinned."""
@@ -310,6 +314,13 @@ class StageFunction:
         seconds = self._stopwatch.seconds()
         news = {name: value - self._seconds.get(name, 0.0) for name, value in seconds.items()}
         self._seconds = seconds
+        return news
+
+    def _news(self) -> StageTotals:
+        assert self._stopwatch is not None
+        totals = self._stopwatch.totals()
+        news = totals.plus(self._totals, -1)
+        self._totals = totals
         return news
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from torchdali.ops.decode import DecodeStatistics
+from torchdali import _spans
+from torchdali.ops.decode import DecodeImage, DecodeStatistics
 from torchdali.pool import PoolStatistics
 
-__all__ = ["PipelineStatistics", "Stopwatch"]
+__all__ = ["PipelineStatistics", "StageTotals", "Stopwatch"]
 
 
 @dataclass
@@ -62,71 +65,174 @@ class PipelineStatistics:
         self.cpu_share = given / max(1, self.decoded_images)
 
 
+_WHOLE = "(stage)"
+"""In the place of a module's path."""
+
+
+class StageTotals(NamedTuple):
+    """Time of a stage, in seconds."""
+
+    decode: float = 0.0
+    """In decoding operators."""
+    whole: float = 0.0
+    """In all of it."""
+
+    def plus(self, other: StageTotals, sign: int = 1) -> StageTotals:
+        """Both together, or with ``sign=-1`` what came since the other."""
+        return StageTotals(self.decode + sign * other.decode, self.whole + sign * other.whole)
+
+
+class _Spent:
+    """Seconds of one thing that is measured."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+class _Hook:
+    """Of a module: tells a stopwatch. A copy of the module in a pickle has one that does nothing."""
+
+    def __init__(self, stopwatch: Stopwatch, path: str, label: str, spent: list[_Spent], *, begins: bool) -> None:
+        self._tell = partial(stopwatch.begins, path, label) if begins else partial(stopwatch.ends, path, label, spent)
+
+    def __call__(self, *arguments: Any) -> None:
+        self._tell()
+
+    def __reduce__(self) -> Any:
+        return _no_hook, ()
+
+
+def _do_nothing(*arguments: Any) -> None:
+    """In the place of a hook."""
+
+
+def _no_hook() -> Callable[..., None]:
+    return _do_nothing
+
+
 class Stopwatch:
-    """Measures the direct children of a module: by events on a CUDA stream, by the clock on the CPU.
+    """Measures the direct children of a module, and all its decoders: by events on a CUDA stream, by the clock on the CPU.
 
     The stage may run in one thread and be asked in another; and a child that somebody else calls meanwhile is measured too.
+    While ``torch.profiler`` is at work there, what is measured is a range named after the child.
 
     Args:
         module: its children are measured.
         cuda: whether by events, on the current stream of whoever calls the child.
+        name: of whom it belongs to, for spans.
+        within: measure only calls within :meth:`whole`: several may have the same module.
     """
 
-    def __init__(self, module: nn.Module, *, cuda: bool) -> None:
+    def __init__(self, module: nn.Module, *, cuda: bool, name: str = "", within: bool = False) -> None:
         self.cuda = cuda
+        self._name, self._within = name, within
+        self._handles: list[Any] = []
         self._lock = threading.Lock()
-        self._seconds: dict[str, float] = {}
-        self._events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
-        self._started: dict[tuple[int, str], Any] = {}
-        for name, child in module.named_children():
-            child.register_forward_pre_hook(self._before(name))
-            child.register_forward_hook(self._after(name))
+        self._children: dict[str, _Spent] = {}
+        self._decoding = _Spent()
+        self._whole = _Spent()
+        self._events: deque[tuple[list[_Spent], torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._started: dict[tuple[int, str], tuple[Any, float, Any]] = {}
+        self.decoders: list[DecodeImage] = []
+        children = {child: name for name, child in module.named_children()}
+        for path, part in module.named_modules():
+            decodes = isinstance(part, DecodeImage)
+            if isinstance(part, DecodeImage):
+                self.decoders.append(part)
+            if part in children or decodes:
+                spent = [self._decoding] if decodes else []
+                if part in children:
+                    spent.append(self._children.setdefault(children[part], _Spent()))
+                label = "decode" if decodes else children[part]
+                before, after = (
+                    _Hook(self, path, label, spent, begins=True),
+                    _Hook(self, path, label, spent, begins=False),
+                )
+                self._handles.append(part.register_forward_pre_hook(before))
+                # Always: else what raises would be measured as going on.
+                self._handles.append(part.register_forward_hook(after, always_call=True))
 
-    def _before(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any) -> None:
-            key = threading.get_ident(), name
-            if self.cuda:
-                event = torch.cuda.Event(enable_timing=True)
-                event.record()
-                self._started[key] = event
-            else:
-                self._started[key] = time.perf_counter()
+    def remove(self) -> None:
+        """Measure no more."""
+        for handle in self._handles:
+            handle.remove()
 
-        return hook
+    def begins(self, path: str, label: str) -> None:
+        """A module is called."""
+        thread = threading.get_ident()
+        if not self._within or (thread, _WHOLE) in self._started:
+            self._start((thread, path), label)
 
-    def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            start = self._started.pop((threading.get_ident(), name), None)
-            if isinstance(start, torch.cuda.Event):
-                event = torch.cuda.Event(enable_timing=True)
-                event.record()
-                self._events.append((name, start, event))
-                self._settle()
-            elif start is not None:
-                self._add(name, time.perf_counter() - start)
+    def ends(self, path: str, label: str, spent: list[_Spent]) -> None:
+        """It is done."""
+        self._stop((threading.get_ident(), path), label, spent)
 
-        return hook
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Context in which all of the stage is called."""
+        key = threading.get_ident(), _WHOLE
+        self._start(key, "stage")
+        try:
+            yield
+        finally:
+            self._stop(key, "stage", [self._whole])
 
-    def _add(self, name: str, seconds: float) -> None:
+    def _start(self, key: tuple[int, str], label: str) -> None:
+        labelled = _spans.labelled(label)
+        labelled.__enter__()
+        event = None
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        self._started[key] = event, time.perf_counter(), labelled
+
+    def _stop(self, key: tuple[int, str], label: str, spent: list[_Spent]) -> None:
+        begun = self._started.pop(key, None)
+        if begun is None:
+            return
+        start, begin, labelled = begun
+        end = time.perf_counter()
+        if start is None:
+            self._add(spent, end - begin)
+        else:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append((spent, start, event))
+            self._settle()
+        labelled.__exit__(None, None, None)
+        if _spans.recorder is not None:
+            _spans.recorder.add(self._name, "stage", label, begin, end)
+
+    def _add(self, spent: list[_Spent], seconds: float) -> None:
         with self._lock:
-            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+            for one in spent:
+                one.seconds += seconds
 
     def _settle(self) -> None:
         """Read the events that have happened, in order; the rest later."""
         while True:
             try:
-                name, start, end = self._events.popleft()
+                spent, start, end = self._events.popleft()
             except IndexError:
                 return
             if not end.query():
-                self._events.appendleft((name, start, end))
+                self._events.appendleft((spent, start, end))
                 return
-            self._add(name, start.elapsed_time(end) / 1000)
+            self._add(spent, start.elapsed_time(end) / 1000)
 
-    def seconds(self) -> dict[str, float]:
-        """Time by child so far; waits for the GPU."""
-        for _, _, end in list(self._events):
-            end.synchronize()
+    def seconds(self, *, wait: bool = True) -> dict[str, float]:
+        """Time by child so far; waits for the GPU, or leaves out what it has not done yet."""
+        if wait:
+            for _, _, end in list(self._events):
+                end.synchronize()
         self._settle()
         with self._lock:
-            return dict(self._seconds)
+            return {name: spent.seconds for name, spent in self._children.items() if spent.seconds}
+
+    def totals(self) -> StageTotals:
+        """What came together so far, without waiting for the GPU."""
+        self._settle()
+        with self._lock:
+            return StageTotals(self._decoding.seconds, self._whole.seconds)
