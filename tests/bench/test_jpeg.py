@@ -289,8 +289,8 @@ def test_steps_are_counted_and_results_handed_out_after_each_measurement(monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engines", "torch,swim"], "'swim' is none of torchdali, dali, torch"),
-        (["--jobs", "swim"], "'swim' is none of tutorial, training"),
+        (["--engines", "torch,swim"], "'swim' is unknown; it is some of torchdali, dali, torch"),
+        (["--jobs", "swim"], "'swim' is unknown; it is some of tutorial, training"),
         (["--batch-size", "2,0"], "0 is too small"),
         (["--seconds", "0"], "0 is out of range; it is more than 0"),
         (["--seconds", "nan"], "nan is out of range"),
