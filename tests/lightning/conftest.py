@@ -5,17 +5,21 @@ from collections.abc import Iterator
 import pytest
 from torch.utils.data import BatchSampler, DataLoader
 
+NAMES = [prefix + name for name in ("__setattr__", "__delattr__", "__init__") for prefix in ("", "__old")]
+
 
 @pytest.fixture(autouse=True)
 def classes_are_as_they_were() -> Iterator[None]:
     """Lightning has loaders note each attribute while it asks for them, and goes on with that where a hook raises."""
+    kinds = [kind for base in (DataLoader, BatchSampler) for kind in (base, *_all_subclasses(base))]
+    before = [{name: vars(kind)[name] for name in NAMES if name in vars(kind)} for kind in kinds]
     yield
-    for base in (DataLoader, BatchSampler):
-        for kind in (base, *_all_subclasses(base)):
-            for name in ("__setattr__", "__delattr__", "__init__"):
-                if f"__old{name}" in vars(kind):
-                    setattr(kind, name, getattr(kind, f"__old{name}"))
-                    delattr(kind, f"__old{name}")
+    for kind, had in zip(kinds, before, strict=True):
+        for name in NAMES:
+            if name in had and vars(kind).get(name) is not had[name]:
+                setattr(kind, name, had[name])
+            elif name not in had and name in vars(kind):
+                delattr(kind, name)
 
 
 def _all_subclasses(kind: type) -> list[type]:
