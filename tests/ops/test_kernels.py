@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,25 +15,28 @@ pytest.importorskip("triton")
 TESTS = [str(Path(__file__).with_name(name)) for name in ("kernels.py", "kernels_of_operators.py")]
 
 
-def outcome(**environment):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
-    done = subprocess.run(
+def run(path, **environment):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path]
+    return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False
     )
-    print(done.stdout[-4000:])
-    return done
+
+
+def run_all(**environment):
+    with ThreadPoolExecutor() as executor:
+        for done in executor.map(partial(run, **environment), TESTS):
+            print(done.stdout[-4000:])
+            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled where there is a GPU")
 def test_kernels_do_what_the_definitions_say_in_the_interpreter():
-    done = outcome(TRITON_INTERPRET="1")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_all(TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_kernels_do_what_the_definitions_say_on_the_gpu():
-    done = outcome()
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_all()

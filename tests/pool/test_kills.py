@@ -119,9 +119,9 @@ def test_workers_killed_at_any_moment_lose_what_they_held_and_nothing_else(make_
 
 @pytest.mark.slow
 def test_many_more_kills_from_inside(make_pool):
-    run(make_pool, range(1000, 1040))
+    run(make_pool, range(1000, 1025))
 
 
 @pytest.mark.slow
 def test_many_more_kills_from_outside(make_pool):
-    run(make_pool, range(2000, 2040), kill_one)
+    run(make_pool, range(2000, 2025), kill_one)

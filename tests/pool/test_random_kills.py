@@ -169,8 +169,8 @@ def test_many_more_kills(make_pool, begun, method, workers, limit):
         bytes_per_item=4096,
         memory_limit=limit,
     )
-    assert sum(run(pool, begun, seed, 20) for seed in (1, 2)) >= 40
-    assert pool.statistics().deaths >= 40
+    assert run(pool, begun, 1, 20) >= 20
+    assert pool.statistics().deaths >= 20
     assert pool.statistics().copied_bytes > 0
 
 
