@@ -215,23 +215,23 @@ def test_ctrl_c_loses_nothing(slow):
         time.sleep(0.02 if slow == "source" else 0)
         return count_to(40)(info)
 
-    seen, interrupts = [], 0
+    batches, interrupts = [], 0
     with Counted(source, seconds=0.05 if slow == "stage" else 0) as pipeline:
         pipeline.build()
-        while len(seen) < 40:
+        while len(batches) < 10:
             timer = threading.Timer(0.06, os.kill, (os.getpid(), signal.SIGINT))
             try:
                 timer.start()
                 for _ in range(3):
-                    if len(seen) < 40:
-                        seen += numbers(pipeline.run()[0])
+                    if len(batches) < 10:
+                        batches.append(pipeline.run()[0])  # nothing in between, where Ctrl-C would lose it for the test
                 timer.cancel()
                 timer.join()
                 time.sleep(0.001)  # a signal that was sent is still to be delivered
             except KeyboardInterrupt:
                 interrupts += 1
                 timer.join()
-    assert seen == list(range(40))
+    assert [number for batch in batches for number in numbers(batch)] == list(range(40))
     assert interrupts
 
 

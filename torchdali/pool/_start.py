@@ -18,6 +18,7 @@ import sys
 import threading
 from collections import ChainMap
 from collections.abc import Callable
+from multiprocessing import util
 from multiprocessing.reduction import DupFd, ForkingPickler
 from typing import Any, ClassVar
 
@@ -159,7 +160,11 @@ def spawned(index: int, generation: int, parent: int | None, setup: Any, size: i
     if torch.cuda.is_initialized():  # what it shared of the device's memory is in files that only its whole end removes
         end_interpreter()
         return
-    # Not the interpreter's whole end, in which torch's own modules complain of each other.
+    # Not the interpreter's whole end, in which torch's own modules complain of each other; but multiprocessing's part of it: a
+    # queue of the user's may still have something to send.
+    end_interpreter()
+    with contextlib.suppress(Exception):
+        util._exit_function()  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
