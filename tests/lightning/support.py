@@ -2,11 +2,13 @@
 
 import lightning.pytorch as lightning
 import numpy as np
+import psutil
 import torch
 
 import torchdali
-from torchdali import ExternalSource
+from torchdali import DataLoader, ExternalSource
 from torchdali.lightning import Rank
+from torchdali.pool._zygote import living_zygote
 
 
 class Numbers:
@@ -85,3 +87,16 @@ def trainer(**options):
         "enable_checkpointing": False,
     }
     return lightning.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
+
+
+def loader(**options):
+    return DataLoader(Items(), batch_size=2, num_workers=2, **options)
+
+
+def workers():
+    zygote = living_zygote()
+    return [child for child in psutil.Process().children() if zygote is None or child.pid != zygote.pid]
+
+
+def epochs(model, steps=6):
+    return [model.seen[first : first + steps] for first in range(0, len(model.seen), steps)]

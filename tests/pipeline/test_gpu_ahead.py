@@ -68,7 +68,7 @@ def test_every_batch_arrives_as_it_was_made_whatever_the_consumer_s_pace_and_str
 
 @pytest.mark.parametrize("missing", ["the wait", "the record"])
 def test_it_would_not_without_the_wait_or_the_record(monkeypatch, missing):
-    def receive(self, outputs, event):
+    def receive(self, outputs, event, stalled):
         stream = torch.cuda.current_stream()
         if missing == "the record":
             stream.wait_event(event[1])

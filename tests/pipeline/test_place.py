@@ -6,6 +6,7 @@ import torch
 
 import torchdali
 from torchdali import ExternalSource, PipelineStateError, ops
+from torchdali.pipeline._ahead import Ahead
 
 
 class Numbers:
@@ -218,3 +219,23 @@ def test_an_epoch_can_be_named_and_repeated():
         assert plain(pipeline) == once
         with pytest.raises(ValueError, match="counted from 0"):
             pipeline.set_epoch(-1)
+
+
+def test_a_batch_that_ctrl_c_took_back_is_not_behind_the_checkpoint(monkeypatch):
+    with make() as pipeline:
+        first, *_ = pipeline.run()
+
+        def interrupted(self):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Ahead, "advance", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.run()
+        checkpoint = pipeline.checkpoint()
+        second, *_ = pipeline.run()
+    assert (first.tolist(), second.tolist()) == ([0, 1], [2, 3])
+    with make() as pipeline:
+        pipeline.restore(checkpoint)
+        again, *_ = pipeline.run()
+    assert torch.equal(again, second)

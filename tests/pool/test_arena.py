@@ -342,3 +342,18 @@ def test_a_hook_is_told_when_the_last_view_is_gone_and_not_before():
     gc.collect()
     assert [entry[0] for entry in hook.told] == ["register", "unregister"]
     assert hook.told[0][1:] == hook.told[1][1:]
+
+
+def test_the_memory_knows_the_segments_that_hold_slots():
+    memory = Memory(4 * SEGMENT)
+    arena = Arena(memory, start=3 * PAGE)
+    assert memory.segment_of(5 * PAGE) is None
+    small, large = reserve(arena, PAGE), reserve(arena, SEGMENT + PAGE)
+    assert memory.segment_of(small.offset) == (3 * PAGE, SEGMENT)
+    assert memory.segment_of(large.offset + large.capacity - 1) == (3 * PAGE + SEGMENT, SEGMENT + PAGE)
+    assert memory.segment_of(2 * PAGE) is None
+    assert memory.segment_of(large.offset + large.capacity) is None
+    large.release()
+    for _ in range(2 * SHRINK_AFTER):
+        reserve(arena, PAGE).release()
+    assert memory.segment_of(large.offset) is None

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -217,3 +218,27 @@ def test_the_default_of_multiprocessing_does_not_matter(program, default):
     ended = running.wait()
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.strip() == "['c!']"
+
+
+class Slow:
+    """Takes a while to be pickled, which a queue does in a thread of its own."""
+
+    def __reduce__(self):
+        time.sleep(0.2)
+        return int, (7,)
+
+
+def put(queue, item):
+    queue.put(Slow())
+    return item
+
+
+@pytest.mark.slow
+def test_what_a_spawned_worker_has_put_into_a_queue_arrives_although_it_ends(make_pool):
+    queue = multiprocessing.get_context("spawn").Queue()
+    pool = make_pool(partial(put, queue), workers=1, start_method="spawn")
+    assert pool.collect(pool.submit(0, range(1))) == [0]
+    pool.close()
+    assert queue.get(timeout=5) == 7
+    queue.close()
+    queue.join_thread()

@@ -44,12 +44,7 @@ def made_again(loader: DataLoader[Any], **changes: Any) -> DataLoader[Any]:
             f"{kind.__name__} has a constructor of its own, so that it cannot be made again with other samplers: give it a "
             "DistributedSampler, or what else is to be another one, when you make it"
         )
-    arguments = arguments_of(loader)
-    if "batch_sampler" in changes:
-        arguments = {
-            name: value for name, value in arguments.items() if name not in ("batch_size", "sampler", "drop_last")
-        }
-    again: DataLoader[Any] = kind(**(arguments | changes))
+    again: DataLoader[Any] = kind(**(arguments_of(loader) | changes))
     if again.dataset is loader.dataset and again.num_workers == loader.num_workers:
         again._torchdali.crew = loader._torchdali.take_crew()
     return again

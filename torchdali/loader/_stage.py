@@ -27,6 +27,7 @@ from torchdali.loader._length import length_of
 from torchdali.loader._state import Delivery, End
 from torchdali.ops import BatchContext, Operator, RandomOperator, available_cpus, batch_context, number_streams
 from torchdali.pipeline import Pipeline, adapt_modules
+from torchdali.pipeline._handover import wait_for
 from torchdali.pipeline._statistics import Stopwatch
 from torchdali.pool import deferred_interrupt
 from torchdali.report import Causes
@@ -275,7 +276,7 @@ class StagedIterator:
         ahead = self._ahead[0]
         if ahead.event is not None:
             stream = torch.cuda.current_stream(self._stage.device)
-            self._wait_for(ahead.event, stream)
+            wait_for(ahead.event, stream, self._meter.stalled)
             map_tensors(ahead.outputs, lambda tensor: _record(tensor, stream))
         spent, starved = time.perf_counter() - asked, self._host.waited - waited
         causes = Causes.of(spent, starved, spent - starved)
@@ -287,18 +288,6 @@ class StagedIterator:
                 self._progress.note(event)
             self._handed = ahead
         return self._hand_out()
-
-    def _wait_for(self, event: Any, stream: Any) -> None:
-        """Have the consumer's stream wait, and measure for how long it does if it may have to."""
-        if event.query():
-            stream.wait_event(event)
-            return
-        with torch.cuda.device(self._stage.device):
-            before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            before.record(stream)
-            stream.wait_event(event)
-            after.record(stream)
-        self._meter.stalled(before, after)
 
     def _hand_out(self) -> Any:
         ahead, self._handed = self._handed, None

@@ -17,14 +17,35 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Handover", "batches_in"]
+__all__ = ["Handover", "batches_in", "wait_for"]
+
+Stalled: TypeAlias = Callable[[Any, Any], None]
+
+
+def wait_for(event: Any, stream: Any, stalled: Stalled | None) -> None:
+    """Have a stream wait for an event, and measure on the device for how long, if it may have to.
+
+    Args:
+        event: recorded on another stream.
+        stream: of the consumer.
+        stalled: gets two events, before and after the wait.
+    """
+    if stalled is None or event.query():
+        stream.wait_event(event)
+        return
+    with torch.cuda.device(stream.device):
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record(stream)
+        stream.wait_event(event)
+        after.record(stream)
+    stalled(before, after)
 
 
 class Handover:
@@ -59,27 +80,19 @@ class Handover:
             event.record(torch.cuda.current_stream(self.device))
             self._befores.append(event)
 
-    def receive(self, outputs: Any, event: Any, stalled: Callable[[Any, Any], None] | None = None) -> None:
+    def receive(self, outputs: Any, event: Any, stalled: Stalled | None = None) -> None:
         """Make a batch ready for use on the current stream.
 
         Args:
             outputs: that are used there.
             event: of :meth:`finished`.
-            stalled: gets two events, before and after the stream waits, if it may have to.
+            stalled: as of :func:`wait_for`.
         """
         if event is None:
             return
         device, recorded = event
         stream = torch.cuda.current_stream(device)
-        if stalled is None or recorded.query():
-            stream.wait_event(recorded)
-        else:
-            with torch.cuda.device(device):
-                before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                before.record(stream)
-                stream.wait_event(recorded)
-                after.record(stream)
-            stalled(before, after)
+        wait_for(recorded, stream, stalled)
         for batch in batches_in(outputs):
             if batch.device.type == "cuda":
                 batch.record_stream(stream)

@@ -122,9 +122,9 @@ class BatchMaker(ABC):
         if outcome is not None:
             outcome = outcome._replace(starved=self._starved, busy=self._spent - self._starved)
             self._starved = self._spent = 0.0
-        if outcome is not None and self._warnings:
-            outcome = outcome._replace(warnings=(*outcome.warnings, *self._warnings))
-            self._warnings.clear()
+            if self._warnings:
+                outcome = outcome._replace(warnings=(*outcome.warnings, *self._warnings))
+                self._warnings.clear()
         return outcome
 
     def _waited(self, name: str, begin: float) -> float:

@@ -117,10 +117,9 @@ class Runner:
             self.last_draws = outcome.draws
             self._batches += 1
             self._samples += outcome.samples
-        self.at_end = outcome.last
-        self.taken += not outcome.last
+        last = outcome.last
         self._stall_seconds += time.perf_counter() - start
-        if outcome.last:
+        if last:
             self._meter.begin()
         else:
             ready = 0 if self._ahead is None else self._ahead.ready - 1
@@ -128,6 +127,8 @@ class Runner:
         del outcome
         if self._ahead is not None:
             self._ahead.advance()  # last, since Ctrl-C would lose the batch from here on
+        self.at_end = last  # with it: a checkpoint must not count a batch that comes again
+        self.taken += not last
         if error is None:
             return outputs
         try:

@@ -126,6 +126,7 @@ class Arena:
         self._keep = keep
         self._hook = hook
         self._segments: list[_Segment] = []
+        memory.segments = self._segments
         self._start = -(-start // PAGE) * PAGE
         self._used: dict[int, int] = {}  # offset -> length
         self._leases: dict[int, _Lease] = {}
@@ -203,14 +204,12 @@ class Arena:
                 self.refused = error
                 return False
         self._segments.append(_Segment(start, size))
-        self._memory.segments.append((start, size))
         self.growth += 1
         return True
 
     def _shrink(self) -> None:
         while not self._keep and len(self._segments) > self._furthest + 1 and self._segments[-1].unused:
             segment = self._segments.pop()
-            self._memory.segments.pop()
             if self._hook is not None:
                 self._hook.unregister(self._address + segment.start, segment.size)
             self._memory.discard(segment.start, segment.size)

@@ -13,9 +13,9 @@ import bisect
 import contextlib
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,13 @@ class _Mapping(mmap.mmap):
                 self.madvise(mmap.MADV_REMOVE)
 
 
+class Segment(Protocol):
+    """A part of a memory; in bytes."""
+
+    start: int
+    size: int
+
+
 class Memory:
     """A shared mapping.
 
@@ -67,12 +74,12 @@ class Memory:
         fd: descriptor of another process's memory to map; None makes a new one. It is this object's from then on.
 
     Attributes:
-        segments: where the parts begin that are in use, and their lengths in bytes, by their places; known to the parent only.
+        segments: the parts that are in use, by their places, as the arena that gives them out has them: in the parent only.
             Results of one job lie in one of them.
     """
 
     def __init__(self, size: int, fd: int | None = None) -> None:
-        self.segments: list[tuple[int, int]] = []
+        self.segments: Sequence[Segment] = ()
         self.size = max(PAGE, size // PAGE * PAGE)
         self.fd = memory_file(0) if fd is None else fd
         try:
@@ -112,10 +119,11 @@ class Memory:
 
     def segment_of(self, offset: int) -> tuple[int, int] | None:
         """The segment that holds the byte at an offset; None if there is none."""
-        number = bisect.bisect(self.segments, offset, key=lambda segment: segment[0]) - 1
-        if number < 0 or offset >= sum(self.segments[number]):
+        number = bisect.bisect(self.segments, offset, key=lambda segment: segment.start) - 1
+        if number < 0:
             return None
-        return self.segments[number]
+        segment = self.segments[number]
+        return (segment.start, segment.size) if offset < segment.start + segment.size else None
 
     def view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """Bytes of the memory as a writable array, which is no lease: whoever uses it has them held by the parent.

@@ -32,6 +32,9 @@ from torchdali.pool._worker import Bench, Setup, end_interpreter, work
 
 __all__ = ["Shipment", "forked", "pack_setup", "rebuild_bench", "spawned", "tie_to_parent"]
 
+QUEUE_SECONDS = 1.0
+"""How long a spawned worker that ends may go on sending what is in the user's queues; a living parent waits for less."""
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl  # looked up before any fork
 
@@ -163,6 +166,9 @@ def spawned(index: int, generation: int, parent: int | None, setup: Any, size: i
     # Not the interpreter's whole end, in which torch's own modules complain of each other; but multiprocessing's part of it: a
     # queue of the user's may still have something to send.
     end_interpreter()
+    end = threading.Timer(QUEUE_SECONDS, os._exit, (0,))  # who reads the queue may be gone
+    end.daemon = True
+    end.start()
     with contextlib.suppress(Exception):
         util._exit_function()  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):

@@ -202,6 +202,8 @@ class RaggedRun:
         """Of the first."""
         self._shapes: list[tuple[int, ...]] = []
         """Of its leaves."""
+        self._numbers: list[int] = []
+        """Positions of leaves that are no arrays yet."""
         self._uniform = True
         self._table = array.array("q")
         self._copies: list[bytearray | None] = []
@@ -263,7 +265,6 @@ class RaggedRun:
         self._table.extend(row)
         self._copy(arrays)
         shapes = [values.shape for values in arrays]
-        self._shapes = self._shapes or shapes
         self._uniform = self._uniform and shapes == self._shapes
         self._size += 1
         return True
@@ -287,6 +288,7 @@ class RaggedRun:
             self._outlines[:] = [KnownOutline(outline, dumps(outline), gatherer(outline, any_shape=True))]
         self._outline, self._packed, self._gather = self._outlines[0]
         self._leaves = leaves_of(outline)
+        self._shapes = [leaf.shape for leaf in leaves_of(self._nesting)]
         self._numbers = [n for n, leaf in enumerate(self._leaves) if leaf.kind not in (torch.Tensor, np.ndarray)]
 
     def _describe(self) -> None:
