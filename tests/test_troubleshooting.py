@@ -9,7 +9,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "troubleshooting.md").read_text(
 NAMED = [row.split("|")[1].strip().strip("`") for row in PAGE.splitlines() if row.startswith("| `")]
 
 OF_ARGUMENTS = ("ValueError", "TypeError", "IndexError", "ArgumentTypeError")
-OTHERS = ("unreachable", "this is a bug in torchdali", "it closed the connection")
+OTHERS = ("unreachable", "nvJPEG's status", "this is a bug in torchdali", "it closed the connection")
 """What cannot happen, and what is raised anew in other words."""
 OF_TORCH = ("prefetch_factor must be", "_SingleProcessDataLoaderIter requires", "attribute should not be set")
 """Words of torch's DataLoader, which programs know."""

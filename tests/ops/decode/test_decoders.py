@@ -102,6 +102,7 @@ def test_engines_are_not_asked_for_unchanged_pixels_which_would_be_ycbcr():
 @pytest.mark.parametrize(
     ("there", "chosen"),
     [
+        ({"nvjpeg", "torchvision", "torchcodec", "nvimgcodec"}, "nvjpeg"),
         ({"torchvision", "torchcodec", "nvimgcodec"}, "torchvision"),
         ({"torchcodec", "nvimgcodec"}, "torchcodec"),
         ({"nvimgcodec"}, "nvimgcodec"),

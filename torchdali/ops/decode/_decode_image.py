@@ -39,8 +39,8 @@ class DecodeImage(Operator):
         layout: ``"CHW"``, or ``"HWC"`` for the same pixels with the channels last.
         device: where to decode and leave the images; None: the pipeline's device, outside a pipeline the CPU.
         apply_exif_orientation: turn images upright as their Exif orientation says.
-        decoder: what decodes JPEGs on a CUDA device: ``"torchvision"``, ``"torchcodec"``, ``"nvimgcodec"``, ``"cpu"`` for
-            threads on the CPU and a copy; ``"auto"`` is the first of these that is there.
+        decoder: what decodes JPEGs on a CUDA device: ``"nvjpeg"``, ``"torchvision"``, ``"torchcodec"``, ``"nvimgcodec"``,
+            ``"cpu"`` for threads on the CPU and a copy; ``"auto"`` is the first of these that is there.
         on_error: what becomes of an image that cannot be decoded. ``"raise"``: :class:`~torchdali.DecodeError`.
             ``"skip"``: it is left out, and so are its entries in the other inputs. ``"replace"``: ``replacement`` stands for
             it.

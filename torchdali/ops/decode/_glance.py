@@ -15,7 +15,19 @@ import numpy.typing as npt
 import torch
 
 from torchdali.ops.decode._interface import ImageInfo
-from torchdali.ops.decode._jpeg import ALONE, APP0, APP1, APP14, ENGINE_FRAMES, ENGINE_SAMPLING, EOI, FRAMES, SOS
+from torchdali.ops.decode._jpeg import (
+    ALONE,
+    APP0,
+    APP1,
+    APP14,
+    BASELINE,
+    BASELINE_SAMPLING,
+    ENGINE_FRAMES,
+    ENGINE_SAMPLING,
+    EOI,
+    FRAMES,
+    SOS,
+)
 from torchdali.tensorlist import TensorList
 
 __all__ = ["glance"]
@@ -36,6 +48,8 @@ _ENGINE_FRAME = np.zeros(256, np.bool_)
 _ENGINE_FRAME[list(ENGINE_FRAMES)] = True
 _ENGINE_SAMPLES = np.zeros(256, np.bool_)
 _ENGINE_SAMPLES[list(ENGINE_SAMPLING)] = True
+_BASELINE_SAMPLES = np.zeros(256, np.bool_)
+_BASELINE_SAMPLES[list(BASELINE_SAMPLING)] = True
 _JFIF = np.frombuffer(b"JFIF\0", np.uint8)
 _RGB = np.frombuffer(b"RGB", np.uint8)
 
@@ -50,6 +64,8 @@ class _Headers(NamedTuple):
     frame: Integers
     """Where the frame header's marker is; 0 for none."""
     jfif: npt.NDArray[np.bool_]
+    scanned: Integers
+    """Components of the first scan."""
 
 
 def glance(files: Any, max_pixels: int) -> list[ImageInfo | None]:
@@ -76,7 +92,7 @@ def glance(files: Any, max_pixels: int) -> list[ImageInfo | None]:
 def _walk(data: Bytes, starts: Integers, lengths: Integers) -> _Headers:
     count = len(starts)
     plain = np.zeros(count, np.bool_)
-    headers = _Headers(plain, np.zeros(count, np.int64), np.zeros(count, np.bool_))
+    headers = _Headers(plain, np.zeros(count, np.int64), np.zeros(count, np.bool_), np.zeros(count, np.int64))
     walking = np.flatnonzero(lengths >= _SMALLEST)
     first, last = starts[walking], starts[walking] + lengths[walking] - 2
     whole = (data[first] == 0xFF) & (data[first + 1] == 0xD8) & (data[last] == 0xFF) & (data[last + 1] == EOI)
@@ -94,6 +110,7 @@ def _walk(data: Bytes, starts: Integers, lengths: Integers) -> _Headers:
         usual = (data[places] == 0xFF) & ~_UNUSUAL[marker] & (size >= 2) & (following <= ends)
         scan = usual & (marker == SOS)
         plain[walking[scan]] = headers.frame[walking[scan]] > 0
+        headers.scanned[walking[scan]] = np.where(size > 2, data[places + 4], 0)[scan]
         frames = usual & _FRAME[marker] & (headers.frame[walking] == 0)
         components = data[places + 9]
         fits = ((components == 1) & (size >= 11)) | ((components == 3) & (size >= 17))
@@ -119,5 +136,7 @@ def _infos(data: Bytes, headers: _Headers, which: Integers) -> list[ImageInfo]:
     coded_rgb = (header[:, [9, 12, 15]] == _RGB).all(1)
     three = (components == 3) & sampling & (headers.jfif[which] | ~coded_rgb)
     suits = _ENGINE_FRAME[header[:, 0]] & (header[:, 3] == 8) & (height > 0) & ((components == 1) | three)
-    columns = height.tolist(), width.tolist(), components.tolist(), suits.tolist()
-    return [ImageInfo("JPEG", h, w, c, 1, s) for h, w, c, s in zip(*columns, strict=True)]
+    baseline = suits & (header[:, 0] == BASELINE) & (headers.scanned[which] == components)
+    baseline &= np.where(components == 1, header[:, 10] == 0x11, _BASELINE_SAMPLES[header[:, 10]])
+    columns = height.tolist(), width.tolist(), components.tolist(), suits.tolist(), baseline.tolist()
+    return [ImageInfo("JPEG", h, w, c, 1, s, (), b) for h, w, c, s, b in zip(*columns, strict=True)]

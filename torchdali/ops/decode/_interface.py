@@ -36,6 +36,9 @@ class ImageInfo(NamedTuple):
     """A JPEG of the kinds that decoders on a GPU take; what else there is, the CPU decodes."""
     exif: tuple[tuple[int, int], ...] = ()
     """Where a JPEG's Exif segments begin and end."""
+    baseline: bool = False
+    """A JPEG that suits and is of the kind that engines decode by themselves: baseline, all components in one scan, chroma
+    as large as luma or halved in width or in both."""
 
     def size_upright(self, *, apply_orientation: bool) -> tuple[int, int]:
         """Height and width of the result."""

@@ -13,7 +13,20 @@ import struct
 from torchdali.ops.decode._exif import exif_orientation
 from torchdali.ops.decode._interface import CannotDecodeError, ImageInfo
 
-__all__ = ["ALONE", "APP0", "APP1", "APP14", "ENGINE_FRAMES", "ENGINE_SAMPLING", "EOI", "FRAMES", "SOS", "inspect_jpeg"]
+__all__ = [
+    "ALONE",
+    "APP0",
+    "APP1",
+    "APP14",
+    "BASELINE",
+    "BASELINE_SAMPLING",
+    "ENGINE_FRAMES",
+    "ENGINE_SAMPLING",
+    "EOI",
+    "FRAMES",
+    "SOS",
+    "inspect_jpeg",
+]
 
 EOI, SOS, APP0, APP1, APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -22,6 +35,8 @@ ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 ENGINE_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive Huffman
 ENGINE_SAMPLING = frozenset({0x11, 0x21, 0x12, 0x22, 0x41, 0x42})
 """Horizontal and vertical factor of the first of three components, where the others have 1 and 1."""
+BASELINE = 0xC0
+BASELINE_SAMPLING = frozenset({0x11, 0x21, 0x22})
 
 # Within a scan, 0xFF is followed by 0x00 (a data byte), by a restart marker or by another 0xFF (fill).
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -79,12 +94,15 @@ class _Found:
         coded_rgb = self.identifiers == b"RGB" if self.transform is None else self.transform == 0
         return self.jfif or not coded_rgb
 
-    def info(self) -> ImageInfo:
+    def info(self, scanned: int) -> ImageInfo:
+        """Of a file with so many components in its first scan."""
         if self.frame is None:
             raise CannotDecodeError("its first scan comes before any frame header")
         marker, precision, height, width, components = self.frame
         suits = self._suits_engine(marker, precision, height, components)
-        return ImageInfo("JPEG", height, width, components, self.orientation, suits, tuple(self.exif))
+        baseline = suits and marker == BASELINE and scanned == components
+        baseline &= self.sampling[0] == 0x11 if components == 1 else self.sampling[0] in BASELINE_SAMPLING
+        return ImageInfo("JPEG", height, width, components, self.orientation, suits, tuple(self.exif), baseline)
 
 
 def inspect_jpeg(data: memoryview) -> ImageInfo:
@@ -112,7 +130,7 @@ def inspect_jpeg(data: memoryview) -> ImageInfo:
         if length < 2 or end > size:
             raise CannotDecodeError(f"it is cut off in its header, after {size} bytes")
         if marker == SOS:
-            info = found.info()
+            info = found.info(data[position + 2] if length > 2 else 0)
             if not _has_end(data, end):
                 raise CannotDecodeError(f"it is cut off: {size} bytes end without the end marker ff d9", info)
             return info

@@ -10,14 +10,18 @@ from torchdali.ops.decode._cpu import CpuDecoder
 from torchdali.ops.decode._cuda import CudaDecoder
 from torchdali.ops.decode._interface import Decoder
 from torchdali.ops.decode._nvimgcodec import NvimgcodecDecoder
+from torchdali.ops.decode._nvjpeg import NvjpegDecoder
 from torchdali.ops.decode._torchcodec import TorchcodecDecoder
 from torchdali.ops.decode._torchvision import TorchvisionDecoder
 
 __all__ = ["DecoderName", "check_decoder", "cpu_library", "select_decoder"]
 
-DecoderName: TypeAlias = Literal["auto", "torchvision", "torchcodec", "nvimgcodec", "cpu"]
+DecoderName: TypeAlias = Literal["auto", "nvjpeg", "torchvision", "torchcodec", "nvimgcodec", "cpu"]
 
-_ON_CUDA: tuple[type[TorchvisionDecoder] | type[TorchcodecDecoder] | type[NvimgcodecDecoder], ...] = (
+_ON_CUDA: tuple[
+    type[NvjpegDecoder] | type[TorchvisionDecoder] | type[TorchcodecDecoder] | type[NvimgcodecDecoder], ...
+] = (
+    NvjpegDecoder,
     TorchvisionDecoder,
     TorchcodecDecoder,
     NvimgcodecDecoder,
@@ -25,6 +29,8 @@ _ON_CUDA: tuple[type[TorchvisionDecoder] | type[TorchcodecDecoder] | type[Nvimgc
 """In the order in which they are tried."""
 
 _REMEDIES = {
+    "nvjpeg": "nvJPEG was not found, which comes with torchvision's CUDA builds; install one, or pip install nvidia-nvjpeg-cu12 "
+    "(for CUDA 12) or nvidia-nvjpeg (for CUDA 13)",
     "torchvision": "this torchvision has no JPEG decoder for CUDA; install one that has it, or take another decoder",
     "torchcodec": "torchcodec is not installed; pip install 'torchdali[torchcodec]'",
     "nvimgcodec": "nvImageCodec is not installed; pip install 'torchdali[nvimgcodec]' (for CUDA 13; for CUDA 12: "
@@ -54,8 +60,8 @@ def cpu_library(name: str) -> str:
 def select_decoder(name: str, device: torch.device) -> Decoder:
     """The decoder of that name for a device.
 
-    ``"auto"`` is on a CUDA device the first of torchvision, torchcodec and nvimgcodec that is there. On a CPU device images
-    are always decoded by the CPU decoder, with torchcodec's functions if that was named.
+    ``"auto"`` is on a CUDA device the first of nvjpeg, torchvision, torchcodec and nvimgcodec that is there. On a CPU device
+    images are always decoded by the CPU decoder, with torchcodec's functions if that was named.
 
     Raises:
         ImportError: it is not installed.

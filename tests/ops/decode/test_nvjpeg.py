@@ -1,0 +1,208 @@
+"""nvJPEG's decoder: what goes to the engine, where it writes, and what becomes of what it refuses."""
+
+import contextlib
+import ctypes
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import read_bytes
+from tests.ops.decode.oddities import encoded, oddities, picture, tensor
+from torchdali import JpegFolder
+from torchdali.ops.decode import _nvjpeg, _nvjpeg_library
+from torchdali.ops.decode._cpu import CpuDecoder
+from torchdali.ops.decode._inspect import inspect
+from torchdali.ops.decode._interface import CannotDecodeError
+from torchdali.ops.decode._nvjpeg import NvjpegDecoder
+from torchdali.ops.decode._nvjpeg_library import Engine, EngineError, engine_of, library_path
+
+CPU = torch.device("cpu")
+
+
+class Library:
+    """Has the functions of nvJPEG that are called, and writes where it is told to, in the CPU's memory."""
+
+    def __init__(self):
+        self.batches, self.statuses = [], []
+
+    def nvjpegCreateEx(self, backend, dev_allocator, pinned_allocator, flags, handle):
+        assert (backend, flags) == (3, 0)
+        return 0
+
+    def nvjpegJpegStateCreate(self, handle, state):
+        return 0
+
+    def nvjpegDecodeBatchedInitialize(self, handle, state, size, threads, output):
+        self.prepared = size, output
+        self.batches.append("prepared")
+        return 0
+
+    def nvjpegDecodeBatched(self, handle, state, files, lengths, destinations, stream):
+        if self.statuses:
+            return self.statuses.pop(0)
+        size, output = self.prepared
+        self.batches.append(size)
+        numbers = ctypes.POINTER(ctypes.c_uint64)
+        for n in range(size):
+            where, length = ctypes.cast(files, numbers)[n], ctypes.cast(lengths, numbers)[n]
+            data = np.frombuffer(ctypes.string_at(where, length), np.uint8)
+            pixels = torch.ops.image.decode_jpeg(torch.from_numpy(data.copy()), {2: 1, 3: 3}[output], False)
+            destination = ctypes.cast(destinations, numbers)[8 * n : 8 * n + 8]
+            for plane, address, pitch in zip(pixels, destination[:4], destination[4:], strict=False):
+                for row, values in enumerate(plane.numpy()):
+                    ctypes.memmove(address + row * pitch, values.tobytes(), len(values))
+        return 0
+
+
+STREAM = types.SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
+
+
+@pytest.fixture
+def library():
+    return Library()
+
+
+@pytest.fixture
+def decoder(library, monkeypatch):
+    engine = Engine(library, CPU)
+    monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: STREAM)
+    decoder = NvjpegDecoder(CpuDecoder())
+    decoder._others = None
+    return decoder
+
+
+def infos(files):
+    return [inspect(bytes(file.numpy())) for file in files]
+
+
+def inspectable(data):
+    try:
+        return inspect(data)
+    except CannotDecodeError:
+        return None
+
+
+def expected(file, mode=3):
+    return torch.ops.image.decode_jpeg(file, mode, False)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "GRAY"])
+def test_each_image_is_written_to_its_own_place(decoder, library, image_folder, mode):
+    files = [
+        file
+        for path in JpegFolder(image_folder).files[:9]
+        if inspect(bytes((file := read_bytes(path)).numpy())).baseline
+    ]
+    assert len(files) > 2
+    for _ in range(2):
+        images = decoder.decode(files, infos(files), mode, CPU)
+        for image, file in zip(images, files, strict=True):
+            assert torch.equal(image, expected(file, 1 if mode == "GRAY" else 3))
+            assert image.is_contiguous()
+    assert library.batches == ["prepared", len(files), len(files)]
+
+
+def test_the_library_is_prepared_anew_for_another_number_of_images(decoder, library):
+    files = [tensor(encoded(picture(80 + n, 70))) for n in range(3)]
+    for count in (3, 2, 2, 3):
+        decoder.decode(files[:count], infos(files[:count]), "RGB", CPU)
+    assert library.batches == ["prepared", 3, "prepared", 2, 2, "prepared", 3]
+
+
+def test_only_what_every_engine_takes_is_given_to_it(decoder, library):
+    plain = encoded(picture(96, 80))
+    files = [
+        plain,
+        encoded(picture(96, 80), progressive=True),
+        encoded(picture(63, 96)),
+        encoded(picture(96, 80).convert("L")),
+        encoded(picture(96, 80), subsampling=0),
+        encoded(picture(96, 80).convert("CMYK")),
+    ]
+    images = decoder.decode([tensor(file) for file in files], infos([tensor(file) for file in files]), "RGB", CPU)
+    assert library.batches == ["prepared", 3]
+    for image, file in zip(images, files, strict=True):
+        assert torch.equal(image, expected(tensor(file)))
+
+
+def test_of_odd_files_baseline_ones_only_count_as_such():
+    found = {name: info for name, data in oddities().items() if (info := inspectable(data)) is not None}
+    assert {name for name, info in found.items() if info.baseline} <= {
+        n for n, info in found.items() if info.suits_engine
+    }
+    assert not any(info.baseline for name, info in found.items() if "progressive" in name or "CMYK" in name)
+
+
+def test_the_other_jpegs_are_torchvision_s_where_it_is_there(decoder):
+    asked = []
+
+    def decode_jpegs(files, infos, mode, device):
+        asked.extend(infos)
+        return [expected(file) for file in files]
+
+    decoder._others = types.SimpleNamespace(decode_jpegs=decode_jpegs)
+    files = [tensor(encoded(picture(96, 80), progressive=progressive)) for progressive in (True, False, True)]
+    images = decoder.decode(files, infos(files), "RGB", CPU)
+    assert [info.baseline for info in asked] == [False, False]
+    assert all(torch.equal(image, expected(file)) for image, file in zip(images, files, strict=True))
+
+
+def test_a_refused_image_costs_the_others_nothing(decoder, library):
+    files = [tensor(encoded(picture(80 + n, 70))) for n in range(4)]
+    library.statuses = [3]
+    images = decoder.decode(files, infos(files), "RGB", CPU)
+    assert all(torch.equal(image, expected(file)) for image, file in zip(images, files, strict=True))
+    assert library.batches == ["prepared", "prepared", 2, 2]
+
+
+def test_what_a_status_means_is_said(library):
+    file = tensor(encoded(picture(80, 70)))
+    library.statuses = [4]
+    with pytest.raises(EngineError, match="nvjpegDecodeBatched: nvJPEG's status 4, JPEG not supported"):
+        Engine(library, CPU).decode([file], [(70, 80)], 3, STREAM)
+
+
+def test_where_memory_is_short_torch_gives_back_what_it_keeps(library, monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    file = tensor(encoded(picture(80, 70)))
+    library.statuses = [5]
+    (image,) = Engine(library, CPU).decode([file], [(70, 80)], 3, STREAM)
+    assert emptied == [True]
+    assert torch.equal(image, expected(file))
+    library.statuses = [5, 5]
+    with pytest.raises(torch.OutOfMemoryError, match="its memory is not torch's"):
+        Engine(library, CPU).decode([file], [(70, 80)], 3, STREAM)
+
+
+def test_without_an_engine_all_is_left_to_others(monkeypatch):
+    class Without(Library):
+        def nvjpegCreateEx(self, *arguments):
+            return 7
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: STREAM)
+    monkeypatch.setattr(_nvjpeg_library.ctypes, "CDLL", lambda path: Without())
+    monkeypatch.setattr(_nvjpeg_library, "library_path", lambda: "libnvjpeg.so")
+    engine_of.cache_clear()
+    try:
+        assert engine_of(torch.device("cuda", 0)) is None
+        decoder = NvjpegDecoder(CpuDecoder())
+        decoder._others = None
+        file = tensor(encoded(picture(80, 70)))
+        monkeypatch.setattr(_nvjpeg, "engine_of", engine_of)
+        (result,) = decoder.decode_jpegs([file], infos([file]), "RGB", torch.device("cuda", 0))
+        assert result is None
+    finally:
+        engine_of.cache_clear()
+
+
+def test_the_library_of_torchvision_s_cuda_builds_is_found():
+    if torch.version.cuda is None:
+        pytest.skip("torch is no CUDA build")
+    path = library_path()
+    assert path is not None
+    assert hasattr(ctypes.CDLL(path), "nvjpegDecodeBatched")

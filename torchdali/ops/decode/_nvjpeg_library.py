@@ -1,0 +1,151 @@
+"""NVIDIA's nvJPEG, called as it is: the batched decoder of the JPEG engines that some GPUs have.
+
+The library comes with torchvision's CUDA builds. Names and order of what is called: nvJPEG's documentation, "Batched image
+decoding".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import functools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+__all__ = ["Engine", "EngineError", "engine_of", "library_path"]
+
+_HARDWARE = 3  # NVJPEG_BACKEND_HARDWARE
+_FORMATS = {1: 2, 3: 3}  # channels -> NVJPEG_OUTPUT_Y, NVJPEG_OUTPUT_RGB
+_STATUS = (
+    "success",
+    "not initialised",
+    "invalid parameter",
+    "bad JPEG",
+    "JPEG not supported",
+    "out of memory",
+    "execution failed",
+    "the GPU has no JPEG engine",
+    "internal error",
+    "not implemented",
+    "incomplete file",
+)
+_ALLOCATOR_FAILURE = 5
+_ALIGNMENT = 256  # of an image's first byte, as torch's own allocations have it
+
+
+class EngineError(RuntimeError):
+    """nvJPEG refused a call; which image of a batch it was about it does not say."""
+
+
+@functools.cache
+def library_path() -> str | None:
+    """Where nvJPEG is: beside torchvision, in NVIDIA's own wheel, or where the system looks; None if it is in none of these."""
+    packages = Path(torchvision.__file__).parent.parent
+    for pattern in ("torchvision.libs/libnvjpeg*.so*", "nvidia/*/lib/libnvjpeg.so*"):
+        found = sorted(packages.glob(pattern))
+        if found:
+            return str(found[-1])
+    return ctypes.util.find_library("nvjpeg")
+
+
+class Engine:
+    """A decoder on one device, made of nvJPEG's handle and state, which are kept until the process ends.
+
+    Args:
+        library: nvJPEG's functions.
+        device: with an index.
+
+    Raises:
+        EngineError: the device has no JPEG engine.
+    """
+
+    def __init__(self, library: Any, device: torch.device) -> None:
+        self._library = library
+        self._device = device
+        self._lock = threading.Lock()  # a state serves one thread at a time
+        self._handle, self._state = ctypes.c_void_p(), ctypes.c_void_p()
+        self._prepared: tuple[int, int] | None = None
+        self._call("nvjpegCreateEx", _HARDWARE, None, None, 0, ctypes.byref(self._handle))
+        self._call("nvjpegJpegStateCreate", self._handle, ctypes.byref(self._state))
+
+    def decode(
+        self, files: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], channels: int, stream: Any
+    ) -> list[torch.Tensor]:
+        """Decode a batch of JPEGs that the engine takes.
+
+        Args:
+            files: contiguous uint8 CPU tensors, at least one.
+            sizes: height and width of each, as its header says.
+            channels: 3 for RGB, 1 for luma.
+            stream: the current one, on which the images come to be.
+
+        Returns:
+            uint8 images (channels, H, W), views of one buffer. The files are not needed any more.
+
+        Raises:
+            EngineError: one of them was refused, which may be any.
+            torch.OutOfMemoryError: there is no memory for what the engine needs.
+        """
+        areas = np.array([height * width for height, width in sizes], np.uint64)
+        lengths = -(-channels * areas.astype(np.int64) // _ALIGNMENT) * _ALIGNMENT
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        buffer = torch.empty(int(ends[-1]), dtype=torch.uint8, device=self._device)
+        # nvjpegImage_t: four addresses of planes, then their pitches.
+        destinations = np.zeros((len(files), 8), np.uint64)
+        for channel in range(channels):
+            destinations[:, channel] = starts.astype(np.uint64) + np.uint64(buffer.data_ptr()) + channel * areas
+            destinations[:, 4 + channel] = [width for _, width in sizes]
+        addresses = np.array([file.data_ptr() for file in files], np.uint64)
+        bytes_of = np.array([file.numel() for file in files], np.uint64)
+        with self._lock:
+            try:
+                self._decode(addresses, bytes_of, destinations, channels, stream)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()  # nvJPEG's memory is not from torch's allocator, which may have kept all there is
+                self._decode(addresses, bytes_of, destinations, channels, stream)
+            stream.synchronize()  # the state, and the files' bytes, are in use until then
+        return [
+            buffer.as_strided((channels, height, width), (height * width, width, 1), start)
+            for (height, width), start in zip(sizes, starts.tolist(), strict=True)
+        ]
+
+    def _decode(self, addresses: Any, lengths: Any, destinations: Any, channels: int, stream: Any) -> None:
+        prepared, self._prepared = self._prepared, None  # what failed has to be prepared again
+        wanted = len(addresses), channels
+        if prepared != wanted:
+            self._call("nvjpegDecodeBatchedInitialize", self._handle, self._state, wanted[0], 1, _FORMATS[channels])
+        pointers = (ctypes.c_void_p(array.ctypes.data) for array in (addresses, lengths, destinations))
+        self._call("nvjpegDecodeBatched", self._handle, self._state, *pointers, ctypes.c_void_p(stream.cuda_stream))
+        self._prepared = wanted
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status == _ALLOCATOR_FAILURE:
+            raise torch.OutOfMemoryError(
+                f"nvJPEG has no memory left on {self._device} for {name}; take smaller batches, or leave it some: its memory "
+                "is not torch's"
+            )
+        if status:
+            why = _STATUS[status] if 0 < status < len(_STATUS) else "unknown"
+            raise EngineError(f"{name}: nvJPEG's status {status}, {why}")
+
+
+@functools.cache
+def engine_of(device: torch.device) -> Engine | None:
+    """The engine of a CUDA device with an index; None where it has none."""
+    path = library_path()
+    if path is None:
+        return None
+    with torch.cuda.device(device):
+        torch.cuda.current_stream(device).synchronize()  # the device's context is made before nvJPEG looks for it
+        try:
+            return Engine(ctypes.CDLL(path), device)
+        except (EngineError, OSError):
+            return None
