@@ -77,26 +77,30 @@ class Decoded:
         """Images that there are."""
         return len(self._images)
 
-    def take(self, files: Sequence[torch.Tensor], settings: DecodeSettings) -> dict[int, torch.Tensor]:
+    def take(self, files: TensorList | Sequence[torch.Tensor], settings: DecodeSettings) -> dict[int, torch.Tensor]:
         """Note what a decoder was given, and tell what is there of it.
 
         Returns:
             By position in ``files`` the images that there are with these settings, (C, H, W) on the CPU, in memory of their
             own.
         """
-        if files:
-            self._notes.append((files[0].data_ptr(), settings))
+        addresses = files.pointers.tolist() if isinstance(files, TensorList) else [file.data_ptr() for file in files]
+        if addresses:
+            self._notes.append((addresses[0], settings))
         if settings != self._settings or not self._images:
             return {}
-        return dict(self._find(files))
+        return dict(self._find(files, addresses))
 
-    def _find(self, files: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-        for position, file in enumerate(files):
-            address = file.data_ptr()
+    def _find(
+        self, files: TensorList | Sequence[torch.Tensor], addresses: list[int]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        for position, address in enumerate(addresses):
             given = self._images.get(address)
+            if given is None:
+                continue
+            file = files[position]
             if (
-                given is None
-                or file.dtype != torch.uint8
+                file.dtype != torch.uint8
                 or file.shape != (given.nbytes,)
                 or not file.is_contiguous()
                 or _version(file) != given.version

@@ -13,6 +13,7 @@ import torch
 __all__ = [
     "Integers",
     "Order",
+    "as_offsets",
     "as_shapes",
     "common_order",
     "counts_of",
@@ -129,6 +130,33 @@ def as_shapes(shapes: Any, dim: int) -> Integers:
         bad = int((result < 0).any(axis=1).argmax())
         raise ValueError(f"sample {bad} has shape {tuple(result[bad].tolist())}; a size is not negative")
     return result
+
+
+def as_offsets(offsets: Any, counts: Integers, length: int) -> Integers:
+    """Where samples begin in a buffer, (N,), as a caller gave it; None: each where the one before ends.
+
+    Args:
+        offsets: N integers, in elements.
+        counts: elements of each sample.
+        length: of the buffer.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: there is another number of them, or a sample does not lie within the buffer.
+    """
+    starts = np.cumsum(counts) - counts if offsets is None else np.asarray(offsets)
+    if starts.size and starts.dtype.kind not in "iu":
+        raise TypeError(f"offsets has type {starts.dtype}; they are integers, in elements")
+    starts = starts.astype(np.int64)
+    if starts.shape != counts.shape:
+        raise ValueError(f"offsets has shape {starts.shape}; there are {len(counts)} samples")
+    outside = (starts < 0) | (starts + counts > length)
+    if outside.any():
+        bad = int(outside.argmax())
+        raise ValueError(
+            f"sample {bad}, {counts[bad]} elements from {starts[bad]} on, does not lie within the buffer of {length} elements"
+        )
+    return starts
 
 
 def positions_of(index: Any, count: int) -> Integers:

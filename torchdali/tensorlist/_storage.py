@@ -1,6 +1,6 @@
-"""How a ragged batch is kept: as separate tensors, as one tensor (N, ...), or as one flat buffer with offsets.
+"""How a ragged batch is kept: as separate tensors, as one tensor (N, ...), as one flat buffer with offsets, or as views.
 
-Of the latter two the samples' tensors are views that are made when they are asked for, and kept then. What kernels need
+Of the latter three the samples' tensors are views that are made when they are asked for, and kept then. What kernels need
 to know, shapes, strides and addresses, is computed once, as NumPy arrays, and needs no such view.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torchdali.tensorlist._metadata import (
     Integers,
     Order,
+    as_offsets,
     as_shapes,
     common_order,
     counts_of,
@@ -26,6 +27,7 @@ from torchdali.tensorlist._metadata import (
     shapes_of,
     strides_of,
 )
+from torchdali.tensorlist._views import Views
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,6 +58,7 @@ class Storage:
         "_shapes",
         "_strides",
         "_tensors",
+        "_views",
     )
 
     _tensors: list[torch.Tensor | None]
@@ -70,6 +73,7 @@ class Storage:
     _shapes: Integers | None
     _strides: Integers | None
     _pointers: Integers | None
+    _views: Views | None
 
     # --- making one -----------------------------------------------------------------------------------------------------
 
@@ -86,7 +90,7 @@ class Storage:
         self._tensors, self._complete = tensors, complete
         self._layout, self._dtype, self._device = layout, dtype, device
         self._shapes = shapes
-        self._block = self._flat = self._offsets = self._order = self._strides = self._pointers = None
+        self._block = self._flat = self._offsets = self._order = self._strides = self._pointers = self._views = None
 
     @classmethod
     def _trusted(
@@ -121,6 +125,15 @@ class Storage:
         made._block = block if count else None
         if count == 0:
             made._shapes = np.empty((0, block.dim() - 1), np.int64)
+        return made
+
+    @classmethod
+    def _of_views(cls, views: Views, shapes: Integers, strides: Integers, layout: str) -> Self:
+        """Of samples, at least one, that may have gaps between their elements."""
+        made = cls.__new__(cls)
+        base = views.bases[0]
+        made._set([None] * len(shapes), layout, base.dtype, base.device, complete=False, shapes=shapes)
+        made._views, made._strides = views, strides
         return made
 
     @classmethod
@@ -161,23 +174,7 @@ class Storage:
             raise ValueError(
                 f"order is {tuple(order)}; it names each of the {sizes.shape[1]} dimensions once, the slowest first"
             )
-        counts = counts_of(sizes)
-        if offsets is None:
-            starts = np.cumsum(counts) - counts
-        else:
-            starts = np.asarray(offsets)
-            if starts.size and starts.dtype.kind not in "iu":
-                raise TypeError(f"offsets has type {starts.dtype}; they are integers, in elements")
-            starts = starts.astype(np.int64)
-            if starts.shape != (len(sizes),):
-                raise ValueError(f"offsets has shape {starts.shape}; there are {len(sizes)} samples")
-        outside = (starts < 0) | (starts + counts > flat.numel())
-        if outside.any():
-            bad = int(outside.argmax())
-            raise ValueError(
-                f"sample {bad}, {counts[bad]} elements from {starts[bad]} on, does not lie within the buffer of "
-                f"{flat.numel()} elements"
-            )
+        starts = as_offsets(offsets, counts_of(sizes), flat.numel())
         return cls._of_buffer(flat, starts, sizes, None if order is None else tuple(order), layout)
 
     # --- what it is -----------------------------------------------------------------------------------------------------
@@ -241,6 +238,8 @@ class Storage:
                 self._pointers = self._block.data_ptr() + np.arange(len(self._tensors), dtype=np.int64) * int(step)
             elif self._flat is not None and self._offsets is not None:
                 self._pointers = self._flat.data_ptr() + self._offsets * self._flat.element_size()
+            elif self._views is not None:
+                self._pointers = self._views.pointers()
             else:
                 self._pointers = pointers_of(self._all())
         return self._pointers
@@ -311,6 +310,8 @@ class Storage:
         """The sample at a position that has no tensor yet."""
         if self._block is not None:
             return self._block[position]
+        if self._views is not None:
+            return self._views.one(position, self.sizes[position].tolist(), self.strides[position].tolist())
         assert self._flat is not None
         assert self._offsets is not None
         start = self._flat.storage_offset() + int(self._offsets[position])
@@ -323,6 +324,8 @@ class Storage:
         if not self._complete:
             if self._block is not None:
                 made: Sequence[torch.Tensor] = self._block.unbind(0)
+            elif self._views is not None:
+                made = self._views.all(self.sizes, self.strides)
             else:
                 assert self._flat is not None
                 assert self._offsets is not None

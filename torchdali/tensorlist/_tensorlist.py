@@ -378,5 +378,7 @@ class TensorList(Storage, StandIn):
 
     def _holders(self) -> list[torch.Tensor]:
         """The tensors that hold the memory of all samples."""
+        if self._views is not None:
+            return list(self._views.bases)
         whole = self._block if self._block is not None else self._flat
         return self._all() if whole is None else [whole]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.helpers import read_bytes
+from tests.ops.decode.nvjpeg import CPU, STREAM, Library
 from tests.ops.decode.oddities import encoded, oddities, picture, tensor
 from torchdali import JpegFolder
 from torchdali.ops.decode import _nvjpeg, _nvjpeg_library
@@ -17,61 +18,6 @@ from torchdali.ops.decode._inspect import inspect
 from torchdali.ops.decode._interface import CannotDecodeError
 from torchdali.ops.decode._nvjpeg import NvjpegDecoder
 from torchdali.ops.decode._nvjpeg_library import Engine, EngineError, engine_of, library_path
-
-CPU = torch.device("cpu")
-
-
-class Library:
-    """Has the functions of nvJPEG that are called, and writes where it is told to, in the CPU's memory."""
-
-    def __init__(self):
-        self.batches, self.statuses = [], []
-
-    def nvjpegCreateEx(self, backend, dev_allocator, pinned_allocator, flags, handle):
-        assert (backend, flags) == (3, 0)
-        return 0
-
-    def nvjpegJpegStateCreate(self, handle, state):
-        return 0
-
-    def nvjpegDecodeBatchedInitialize(self, handle, state, size, threads, output):
-        self.prepared = size, output
-        self.batches.append("prepared")
-        return 0
-
-    def nvjpegDecodeBatched(self, handle, state, files, lengths, destinations, stream):
-        if self.statuses:
-            return self.statuses.pop(0)
-        size, output = self.prepared
-        self.batches.append(size)
-        numbers = ctypes.POINTER(ctypes.c_uint64)
-        for n in range(size):
-            where, length = ctypes.cast(files, numbers)[n], ctypes.cast(lengths, numbers)[n]
-            data = np.frombuffer(ctypes.string_at(where, length), np.uint8)
-            pixels = torch.ops.image.decode_jpeg(torch.from_numpy(data.copy()), {2: 1, 3: 3}[output], False)
-            destination = ctypes.cast(destinations, numbers)[8 * n : 8 * n + 8]
-            for plane, address, pitch in zip(pixels, destination[:4], destination[4:], strict=False):
-                for row, values in enumerate(plane.numpy()):
-                    ctypes.memmove(address + row * pitch, values.tobytes(), len(values))
-        return 0
-
-
-STREAM = types.SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
-
-
-@pytest.fixture
-def library():
-    return Library()
-
-
-@pytest.fixture
-def decoder(library, monkeypatch):
-    engine = Engine(library, CPU)
-    monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: STREAM)
-    decoder = NvjpegDecoder(CpuDecoder())
-    decoder._others = None
-    return decoder
 
 
 def infos(files):
@@ -87,6 +33,13 @@ def inspectable(data):
 
 def expected(file, mode=3):
     return torch.ops.image.decode_jpeg(file, mode, False)
+
+
+def decode_one(engine, file):
+    """Of 70 x 80 pixels."""
+    arrays = (np.array([value]) for value in (file.data_ptr(), file.numel(), 70, 80))
+    buffer, (start,) = engine.decode(*arrays, 3, STREAM)
+    return buffer[start : start + 3 * 70 * 80].view(3, 70, 80)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "GRAY"])
@@ -162,7 +115,7 @@ def test_what_a_status_means_is_said(library):
     file = tensor(encoded(picture(80, 70)))
     library.statuses = [4]
     with pytest.raises(EngineError, match="nvjpegDecodeBatched: nvJPEG's status 4, JPEG not supported"):
-        Engine(library, CPU).decode([file], [(70, 80)], 3, STREAM)
+        decode_one(Engine(library, CPU), file)
 
 
 def test_where_memory_is_short_torch_gives_back_what_it_keeps(library, monkeypatch):
@@ -170,12 +123,12 @@ def test_where_memory_is_short_torch_gives_back_what_it_keeps(library, monkeypat
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     file = tensor(encoded(picture(80, 70)))
     library.statuses = [5]
-    (image,) = Engine(library, CPU).decode([file], [(70, 80)], 3, STREAM)
+    image = decode_one(Engine(library, CPU), file)
     assert emptied == [True]
     assert torch.equal(image, expected(file))
     library.statuses = [5, 5]
     with pytest.raises(torch.OutOfMemoryError, match="its memory is not torch's"):
-        Engine(library, CPU).decode([file], [(70, 80)], 3, STREAM)
+        decode_one(Engine(library, CPU), file)
 
 
 def test_without_an_engine_all_is_left_to_others(monkeypatch):

@@ -15,10 +15,11 @@ from torchdali.ops._decoded import DecodeSettings
 from torchdali.ops._operator import Operator
 from torchdali.ops._plainly import plainly
 from torchdali.ops._uncompiled import uncompiled
+from torchdali.ops.decode._at_once import decode_at_once
 from torchdali.ops.decode._exif import turn_upright
-from torchdali.ops.decode._glance import glance
+from torchdali.ops.decode._glance import Seen, look
 from torchdali.ops.decode._inspect import MAX_PIXELS, inspect
-from torchdali.ops.decode._interface import CannotDecodeError, Decoder, ImageInfo, Mode, Result
+from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, ImageInfo, Mode, Result
 from torchdali.ops.decode._policy import DecodeStatistics, OnError, check_policy, substitute
 from torchdali.ops.decode._select import DecoderName, check_decoder, cpu_library, select_decoder
 from torchdali.tensorlist import TensorList
@@ -128,17 +129,53 @@ class DecodeImage(Operator):
             TypeError: an input is no one-dimensional uint8 CPU tensor.
             ValueError: another input or ``names`` has another number of entries.
         """
-        batch = list(files)
         if not isinstance(files, TensorList):
-            _check_tensors(batch)
+            files = list(files)
+            _check_tensors(files)
         for what, other in (*((f"input {n}", other) for n, other in enumerate(others, 1)), ("names", names)):
-            if other is not None and len(other) != len(batch):
-                raise ValueError(f"{what} has {len(other)} entries and there are {len(batch)} files; they go together")
+            if other is not None and len(other) != len(files):
+                raise ValueError(f"{what} has {len(other)} entries and there are {len(files)} files; they go together")
         device = self._target()
-        given = self._decoded_already(batch)
-        seen = glance(files, self.max_pixels)
+        given = self._decoded_already(files)
+        self.last_kept, self.last_errors = [], []
+        self.statistics.images += len(files)
+        self.statistics.given_images += len(given)
+        seen = look(files, self.max_pixels)
+        results = self._at_once(files, seen, given, device)
+        if results is None:
+            results, others = self._one_by_one(list(files), seen, given, others, names, device)
+        return (results, *others) if others else results
+
+    def _at_once(
+        self, files: Any, seen: Seen | None, given: dict[int, torch.Tensor], device: torch.device
+    ) -> TensorList | None:
+        """The results where nothing is wrong with any file, and an engine decodes most of them."""
+        decoder = self._decoder(device)
+        if seen is None or not isinstance(decoder, BufferDecoder):
+            return None
+        upright = self.apply_exif_orientation
+        pieces = decode_at_once(
+            files, seen, given, lambda n: self._inspect(n, files[n]), decoder, self.mode, device, upright=upright
+        )
+        if pieces is None:
+            return None
+        windows = self.windows(pieces.shapes[:, 1:], np.ones(len(files), np.bool_))
+        self.last_kept = list(range(len(files)))
+        return pieces.batch(windows, self.layout)
+
+    def _one_by_one(
+        self,
+        batch: list[torch.Tensor],
+        seen: Seen | None,
+        given: dict[int, torch.Tensor],
+        others: tuple[Any, ...],
+        names: Sequence[str] | None,
+        device: torch.device,
+    ) -> tuple[TensorList, tuple[Any, ...]]:
+        """The results whatever is wrong, and the other inputs without the entries of what was skipped."""
+        infos = [None] * len(batch) if seen is None else seen.infos()
         found = [
-            None if position in given else seen[position] or self._inspect(position, file)
+            None if position in given else infos[position] or self._inspect(position, file)
             for position, file in enumerate(batch)
         ]
         decoded = self._decode(batch, found, device)
@@ -146,9 +183,6 @@ class DecodeImage(Operator):
         windows = self._windows_of(found, decoded)
 
         images: list[torch.Tensor] = []
-        self.last_kept, self.last_errors = [], []
-        self.statistics.images += len(batch)
-        self.statistics.given_images += len(given)
         for position, result in enumerate(decoded):
             window = None if windows is None else [int(value) for value in windows[position]]
             if isinstance(result, torch.Tensor):
@@ -164,8 +198,7 @@ class DecodeImage(Operator):
         if len(images) < len(batch):
             others = tuple(_take(other, self.last_kept) for other in others)
             keep_samples(len(batch), self.last_kept)
-        results = TensorList(images, self.layout, dtype=torch.uint8, device=device)
-        return (results, *others) if others else results
+        return TensorList(images, self.layout, dtype=torch.uint8, device=device), others
 
     # --- before decoding ----------------------------------------------------------------------------------------------
 
@@ -179,7 +212,7 @@ class DecodeImage(Operator):
             device = torch.device("cuda", torch.cuda.current_device())
         return device
 
-    def _decoded_already(self, files: list[torch.Tensor]) -> dict[int, torch.Tensor]:
+    def _decoded_already(self, files: TensorList | Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """Images that workers have decoded already, by position, on the CPU."""
         context = current_batch()
         if context is None or context.decoded is None:

@@ -30,7 +30,7 @@ from torchdali.ops.decode._jpeg import (
 )
 from torchdali.tensorlist import TensorList
 
-__all__ = ["glance"]
+__all__ = ["Seen", "glance", "look"]
 
 _MOST_SEGMENTS = 64
 
@@ -68,25 +68,51 @@ class _Headers(NamedTuple):
     """Components of the first scan."""
 
 
-def glance(files: Any, max_pixels: int) -> list[ImageInfo | None]:
-    """What the headers say, file by file; None for files that have to be looked at one by one.
+class Seen(NamedTuple):
+    """What the headers of N files say; of a file that is not ``known`` the other entries mean nothing."""
+
+    known: npt.NDArray[np.bool_]
+    height: Integers
+    width: Integers
+    components: Integers
+    suits: npt.NDArray[np.bool_]
+    baseline: npt.NDArray[np.bool_]
+
+    def info(self, position: int) -> ImageInfo:
+        """Of a file that is known."""
+        height, width, components = (int(column[position]) for column in (self.height, self.width, self.components))
+        suits, baseline = bool(self.suits[position]), bool(self.baseline[position])
+        return ImageInfo("JPEG", height, width, components, 1, suits, (), baseline)
+
+    def infos(self) -> list[ImageInfo | None]:
+        """File by file; None for files that have to be looked at one by one."""
+        columns = (column.tolist() for column in self)
+        return [
+            ImageInfo("JPEG", h, w, c, 1, s, (), b) if k else None for k, h, w, c, s, b in zip(*columns, strict=True)
+        ]
+
+
+def look(files: Any, max_pixels: int) -> Seen | None:
+    """What the headers of a batch say; None of what is no TensorList in one buffer.
 
     Args:
-        files: a batch; there is something to say only of a TensorList in one buffer.
-        max_pixels: of an image that claims more nothing is said.
+        files: a batch.
+        max_pixels: an image that claims more is not known.
     """
-    nothing: list[ImageInfo | None] = [None] * len(files)
     if not isinstance(files, TensorList) or not len(files) or files.dtype != torch.uint8 or files.device.type != "cpu":
-        return nothing
-    if files.sizes.shape[1] != 1 or files.flat is None or files.offsets is None:
-        return nothing
-    data, starts, lengths = files.flat.numpy(), files.offsets, files.sizes[:, 0]
-    headers = _walk(data, starts, lengths)
-    which = np.flatnonzero(headers.plain)
-    for position, info in zip(which.tolist(), _infos(data, headers, which), strict=True):
-        if 0 < info.height * info.width <= max_pixels:
-            nothing[position] = info
-    return nothing
+        return None
+    if files.sizes.shape[1] != 1 or files.flat is None or files.offsets is None or not files.flat.numel():
+        return None
+    data = files.flat.numpy()
+    seen = _seen(data, _walk(data, files.offsets, files.sizes[:, 0]))
+    pixels = seen.height * seen.width
+    return seen._replace(known=seen.known & (pixels > 0) & (pixels <= max_pixels))
+
+
+def glance(files: Any, max_pixels: int) -> list[ImageInfo | None]:
+    """As :func:`look`, file by file."""
+    seen = look(files, max_pixels)
+    return [None] * len(files) if seen is None else seen.infos()
 
 
 def _walk(data: Bytes, starts: Integers, lengths: Integers) -> _Headers:
@@ -125,18 +151,17 @@ def _walk(data: Bytes, starts: Integers, lengths: Integers) -> _Headers:
     return headers
 
 
-def _infos(data: Bytes, headers: _Headers, which: Integers) -> list[ImageInfo]:
-    at = headers.frame[which]
-    header = data[at[:, None] + np.arange(_ROOM - 1)]
+def _seen(data: Bytes, headers: _Headers) -> Seen:
+    at = np.where(headers.plain, headers.frame, 0)
+    header = data[np.minimum(at[:, None] + np.arange(_ROOM - 1), len(data) - 1)]
     # Marker, length (2), precision, height (2), width (2), components; then identifier, sampling, table of each.
     height = (header[:, 4].astype(np.int64) << 8) | header[:, 5]
     width = (header[:, 6].astype(np.int64) << 8) | header[:, 7]
-    components = header[:, 8]
+    components = header[:, 8].astype(np.int64)
     sampling = (header[:, 13] == 0x11) & (header[:, 16] == 0x11) & _ENGINE_SAMPLES[header[:, 10]]
     coded_rgb = (header[:, [9, 12, 15]] == _RGB).all(1)
-    three = (components == 3) & sampling & (headers.jfif[which] | ~coded_rgb)
+    three = (components == 3) & sampling & (headers.jfif | ~coded_rgb)
     suits = _ENGINE_FRAME[header[:, 0]] & (header[:, 3] == 8) & (height > 0) & ((components == 1) | three)
-    baseline = suits & (header[:, 0] == BASELINE) & (headers.scanned[which] == components)
+    baseline = suits & (header[:, 0] == BASELINE) & (headers.scanned == components)
     baseline &= np.where(components == 1, header[:, 10] == 0x11, _BASELINE_SAMPLES[header[:, 10]])
-    columns = height.tolist(), width.tolist(), components.tolist(), suits.tolist(), baseline.tolist()
-    return [ImageInfo("JPEG", h, w, c, 1, s, (), b) for h, w, c, s, b in zip(*columns, strict=True)]
+    return Seen(headers.plain, height, width, components, suits, baseline)

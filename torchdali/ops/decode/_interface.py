@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-__all__ = ["CannotDecodeError", "Decoder", "ImageInfo", "Mode", "Result"]
+__all__ = ["BufferDecoder", "CannotDecodeError", "Decoder", "ImageInfo", "Mode", "Result"]
 
 Mode: TypeAlias = Literal["RGB", "GRAY", "UNCHANGED"]
 
@@ -83,4 +85,37 @@ class Decoder(ABC):
         Returns:
             For each file its pixels, uint8 of shape (C, H, W) on the device, as they are stored; or why there are none. A
             file that cannot be decoded costs no other file anything.
+        """
+
+
+class BufferDecoder(Decoder):
+    """A decoder that can also write a batch of ordinary JPEGs into one buffer, and needs nothing but their places for it."""
+
+    @abstractmethod
+    def sizes_suit(
+        self, heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], device: torch.device
+    ) -> npt.NDArray[np.bool_]:
+        """Which baseline JPEGs of these sizes it takes; all False where it has no engine."""
+
+    @abstractmethod
+    def decode_into_buffer(
+        self,
+        addresses: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        heights: npt.NDArray[np.int64],
+        widths: npt.NDArray[np.int64],
+        channels: int,
+        device: torch.device,
+    ) -> tuple[torch.Tensor, npt.NDArray[np.int64]] | None:
+        """Decode baseline JPEGs that suit, at least one.
+
+        Args:
+            addresses, lengths: of the files in CPU memory, in bytes.
+            heights, widths: as their headers say.
+            channels: 3 for RGB, 1 for luma.
+            device: a CUDA device with an index.
+
+        Returns:
+            A uint8 buffer, and where in it each image begins, (channels, H, W) as stored, without gaps; None where one of them
+            was refused. The files are not needed any more.
         """

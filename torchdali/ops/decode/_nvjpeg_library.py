@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torchvision
 
@@ -75,53 +76,54 @@ class Engine:
         self._call("nvjpegJpegStateCreate", self._handle, ctypes.byref(self._state))
 
     def decode(
-        self, files: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], channels: int, stream: Any
-    ) -> list[torch.Tensor]:
+        self,
+        addresses: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        heights: npt.NDArray[np.int64],
+        widths: npt.NDArray[np.int64],
+        channels: int,
+        stream: Any,
+    ) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
         """Decode a batch of JPEGs that the engine takes.
 
         Args:
-            files: contiguous uint8 CPU tensors, at least one.
-            sizes: height and width of each, as its header says.
+            addresses, lengths: of at least one file in CPU memory, in bytes.
+            heights, widths: as their headers say.
             channels: 3 for RGB, 1 for luma.
             stream: the current one, on which the images come to be.
 
         Returns:
-            uint8 images (channels, H, W), views of one buffer. The files are not needed any more.
+            A uint8 buffer, and where in it each image begins, (channels, H, W). The files are not needed any more.
 
         Raises:
             EngineError: one of them was refused, which may be any.
             torch.OutOfMemoryError: there is no memory for what the engine needs.
         """
-        areas = np.array([height * width for height, width in sizes], np.uint64)
-        lengths = -(-channels * areas.astype(np.int64) // _ALIGNMENT) * _ALIGNMENT
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
+        areas = heights * widths
+        ends = np.cumsum(-(-channels * areas // _ALIGNMENT) * _ALIGNMENT)
+        starts = np.concatenate([[0], ends[:-1]])
         buffer = torch.empty(int(ends[-1]), dtype=torch.uint8, device=self._device)
         # nvjpegImage_t: four addresses of planes, then their pitches.
-        destinations = np.zeros((len(files), 8), np.uint64)
+        destinations = np.zeros((len(addresses), 8), np.uint64)
         for channel in range(channels):
-            destinations[:, channel] = starts.astype(np.uint64) + np.uint64(buffer.data_ptr()) + channel * areas
-            destinations[:, 4 + channel] = [width for _, width in sizes]
-        addresses = np.array([file.data_ptr() for file in files], np.uint64)
-        bytes_of = np.array([file.numel() for file in files], np.uint64)
+            destinations[:, channel] = buffer.data_ptr() + starts + channel * areas
+            destinations[:, 4 + channel] = widths
+        tables = [addresses.astype(np.uint64), lengths.astype(np.uint64), destinations]
         with self._lock:
             try:
-                self._decode(addresses, bytes_of, destinations, channels, stream)
+                self._decode(tables, channels, stream)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()  # nvJPEG's memory is not from torch's allocator, which may have kept all there is
-                self._decode(addresses, bytes_of, destinations, channels, stream)
+                self._decode(tables, channels, stream)
             stream.synchronize()  # the state, and the files' bytes, are in use until then
-        return [
-            buffer.as_strided((channels, height, width), (height * width, width, 1), start)
-            for (height, width), start in zip(sizes, starts.tolist(), strict=True)
-        ]
+        return buffer, starts
 
-    def _decode(self, addresses: Any, lengths: Any, destinations: Any, channels: int, stream: Any) -> None:
+    def _decode(self, tables: Sequence[npt.NDArray[np.uint64]], channels: int, stream: Any) -> None:
         prepared, self._prepared = self._prepared, None  # what failed has to be prepared again
-        wanted = len(addresses), channels
+        wanted = len(tables[0]), channels
         if prepared != wanted:
             self._call("nvjpegDecodeBatchedInitialize", self._handle, self._state, wanted[0], 1, _FORMATS[channels])
-        pointers = (ctypes.c_void_p(array.ctypes.data) for array in (addresses, lengths, destinations))
+        pointers = (ctypes.c_void_p(table.ctypes.data) for table in tables)
         self._call("nvjpegDecodeBatched", self._handle, self._state, *pointers, ctypes.c_void_p(stream.cuda_stream))
         self._prepared = wanted
 
