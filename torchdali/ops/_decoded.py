@@ -8,13 +8,13 @@ whoever shares out the work learns what to have decoded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from torchdali.tensorlist import TensorList
 
-__all__ = ["DecodeSettings", "Decoded", "Observation"]
+__all__ = ["Asked", "BegunDecoding", "DecodeSettings", "Decoded", "Observation"]
 
 
 class DecodeSettings(NamedTuple):
@@ -32,6 +32,25 @@ class Observation(NamedTuple):
 
     wanted: tuple[tuple[int, DecodeSettings], ...]
     """Number of the sources' output, and the settings; an entry for each call."""
+
+
+class Asked(NamedTuple):
+    """A call of a decoder."""
+
+    module: Any
+    settings: DecodeSettings
+    device: torch.device
+    """Where it decodes to."""
+
+
+class BegunDecoding(Protocol):
+    """What was begun for a decoder before its call."""
+
+    def fits(self, files: Any, module: Any, settings: DecodeSettings, device: torch.device) -> bool:
+        """Whether it is what this decoder would do with these files."""
+
+    def wait(self) -> Any:
+        """What came of it."""
 
 
 class _Given(NamedTuple):
@@ -54,6 +73,7 @@ class Decoded:
         positions: of the samples in it.
         images: of these, uint8, (C, H, W) on the CPU.
         settings: that they were made with.
+        begun: what decoders need not begin with.
     """
 
     def __init__(
@@ -63,6 +83,7 @@ class Decoded:
         positions: Sequence[int] = (),
         images: Sequence[torch.Tensor] = (),
         settings: DecodeSettings | None = None,
+        begun: Sequence[BegunDecoding] = (),
     ) -> None:
         self._outputs = outputs
         self._settings = settings
@@ -71,14 +92,19 @@ class Decoded:
             file = outputs[output][position]
             self._images[file.data_ptr()] = _Given(file.numel(), _version(file), image)
         self._taken: set[int] = set()
-        self._notes: list[tuple[int, DecodeSettings]] = []
+        self._begun = list(begun)
+        self._notes: list[tuple[int, Asked]] = []
 
     def __len__(self) -> int:
         """Images that there are."""
         return len(self._images)
 
-    def take(self, files: TensorList | Sequence[torch.Tensor], settings: DecodeSettings) -> dict[int, torch.Tensor]:
+    def take(self, files: TensorList | Sequence[torch.Tensor], asked: Asked) -> dict[int, torch.Tensor]:
         """Note what a decoder was given, and tell what is there of it.
+
+        Args:
+            files: that it was given.
+            asked: who asks.
 
         Returns:
             By position in ``files`` the images that there are with these settings, (C, H, W) on the CPU, in memory of their
@@ -86,8 +112,8 @@ class Decoded:
         """
         addresses = files.pointers.tolist() if isinstance(files, TensorList) else [file.data_ptr() for file in files]
         if addresses:
-            self._notes.append((addresses[0], settings))
-        if settings != self._settings or not self._images:
+            self._notes.append((addresses[0], asked))
+        if asked.settings != self._settings or not self._images:
             return {}
         return dict(self._find(files, addresses))
 
@@ -110,12 +136,23 @@ class Decoded:
             self._taken.add(address)
             yield position, given.image.clone() if again else given.image
 
-    def observe(self) -> Observation:
-        """What decoders were given, as far as it comes from the sources as it is."""
-        wanted = []
-        for address, settings in self._notes:
+    def begun(self, files: Any, asked: Asked) -> BegunDecoding | None:
+        """What was begun for this call, to one caller; None if that is nothing."""
+        for number, begun in enumerate(self._begun):
+            if isinstance(files, TensorList) and begun.fits(files, asked.module, asked.settings, asked.device):
+                return self._begun.pop(number)
+        return None
+
+    def asked(self) -> list[tuple[int, Asked]]:
+        """Which of the sources' outputs decoders were given as it is, by its number."""
+        calls = []
+        for address, asked in self._notes:
             for number, output in enumerate(self._outputs):
                 if output.dtype == torch.uint8 and output.device.type == "cpu" and address in output.pointers:
-                    wanted.append((number, settings))
+                    calls.append((number, asked))
                     break
-        return Observation(tuple(wanted))
+        return calls
+
+    def observe(self) -> Observation:
+        """What decoders were given, as far as it comes from the sources as it is."""
+        return Observation(tuple((number, asked.settings) for number, asked in self.asked()))

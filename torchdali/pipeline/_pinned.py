@@ -9,7 +9,6 @@ Source: CUDA Runtime API, "Memory Management" (cudaHostRegister) and "Event Mana
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -89,8 +88,10 @@ class PinnedMemory:
         """Undo it."""
         self._waiting.pop(address, None)
         if self._pinned.pop(address, None) is not None:
-            with contextlib.suppress(Exception):  # at the interpreter's end CUDA may be gone
+            try:
                 _cudart().cudaHostUnregister(address)
+            except Exception:  # at the interpreter's end CUDA may be gone, and so may be what is imported
+                return
 
     def fence(self) -> Callable[[], bool]:
         """What says whether all that was begun on the streams by now is done."""

@@ -215,5 +215,5 @@ class Producer(BatchMaker):
             return Outcome(error=raised)
         finally:
             if decoded is not None and isinstance(self._reader, SharingReader):
-                self._reader.learn(decoded.observe())
+                self._reader.learn(decoded.observe(), decoded.asked())
         return Outcome(outputs, samples=len(batch.indices), event=event, draws=draws)

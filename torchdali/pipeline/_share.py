@@ -17,6 +17,7 @@ from __future__ import annotations
 import numbers
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,8 @@ import numpy.typing as npt
 from torchdali._warnings import collected_warnings, warn
 from torchdali.errors import WorkerDiedError
 from torchdali.ops import BatchContext
-from torchdali.ops._decoded import Observation
+from torchdali.ops._decoded import Asked, Observation
+from torchdali.pipeline._early import Begun, EarlyDecoding
 from torchdali.pipeline._share_control import ShareControl
 from torchdali.pipeline._share_out import (
     Route,
@@ -83,6 +85,8 @@ class _Held:
     job: Job | None = None
     route: Route | None = None
     positions: npt.NDArray[np.int64] | None = None
+    begun: Sequence[Begun] | None = None
+    """What an engine has begun with; None: not yet."""
 
     @property
     def waits(self) -> bool:
@@ -95,10 +99,13 @@ class SharingReader:
     Args:
         reader: its pool has :func:`decode_in_worker` as the first of its further functions.
         share: of each batch, from 0 to 1; ``"auto"``: as :class:`ShareControl` finds it.
+        early: begins with the batch after the one in the stage; None: nobody does.
     """
 
-    def __init__(self, reader: Reader, share: CpuShare) -> None:
+    def __init__(self, reader: Reader, share: CpuShare, early: EarlyDecoding | None = None) -> None:
         assert reader.pool is not None
+        self._early = early
+        self._most = HELD if share else 1
         self._reader = reader
         self._pool: WorkerPool = reader.pool
         self._control = ShareControl() if share == "auto" else None
@@ -125,6 +132,8 @@ class SharingReader:
         """End the workers. Batches that were delivered stay valid."""
         self._held.clear()
         self._ready = None
+        if self._early is not None:
+            self._early.close()
         self._reader.close()
         self._given_up.clear()
 
@@ -227,9 +236,11 @@ class SharingReader:
         """For so long nobody wanted a batch: enough are ready for the consumer."""
         self._unwanted += seconds
 
-    def learn(self, observation: Observation) -> None:
-        """Take in what the stage's decoders were given."""
+    def learn(self, observation: Observation, asked: Sequence[tuple[int, Asked]] = ()) -> None:
+        """Take in what the stage's decoders were given, and, where they are in this process, who they are."""
         self._route = route_of(observation, self._route)
+        if self._early is not None:
+            self._early.learn(list(asked))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -253,7 +264,7 @@ class SharingReader:
 
     @property
     def _full(self) -> bool:
-        return self._over or len(self._held) >= HELD
+        return self._over or len(self._held) >= self._most
 
     def _look_ahead(self) -> None:
         """Take from the reader what it has, and share it out."""
@@ -268,6 +279,17 @@ class SharingReader:
                 self._over = isinstance(held.error, StopIteration)
                 self._reader.advance()  # not before: Ctrl-C would lose it
                 self._share_out(held)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have the engine begin with the first of what is held, which is next."""
+        held = self._held[0] if self._held else None
+        if self._early is None or held is None or held.batch is None or held.begun is not None:
+            return
+        output, without = -1, []
+        if held.job is not None and held.route is not None and held.positions is not None:
+            output, without = held.route.output, held.positions.tolist()
+        held.begun = self._early.begin(held.batch, output, without)
 
     def _fetch(self) -> _Held:
         try:
@@ -313,7 +335,7 @@ class SharingReader:
         if held.job is not None and held.route is not None and held.positions is not None:
             batch = batch._replace(decoded=gather(held.route, held.positions, self._pool.collect(held.job)))
         self._account()
-        return batch
+        return batch._replace(begun=held.begun or ())
 
     # --- how much -----------------------------------------------------------------------------------------------------
 

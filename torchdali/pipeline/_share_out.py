@@ -114,10 +114,10 @@ def decoded_by_address(batch: SourceBatch) -> Decoded:
     Also where there are none yet: decoders note there what they were given.
     """
     if batch.decoded is None:
-        return Decoded(batch.outputs)
+        return Decoded(batch.outputs, begun=batch.begun)
     output, positions, images, settings = batch.decoded
     upright = [image.permute(2, 0, 1) for image in images]
-    return Decoded(batch.outputs, output, positions.tolist(), upright, settings)
+    return Decoded(batch.outputs, output, positions.tolist(), upright, settings, batch.begun)
 
 
 def route_of(observation: Observation, previous: Route | None) -> Route | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torchdali.pipeline._crew import Crew
 from torchdali.pipeline._device import DeviceRequest, forbid_fork_after_cuda
+from torchdali.pipeline._early import EarlyDecoding
 from torchdali.pipeline._pinned import PinnedMemory
 from torchdali.pipeline._placement import Chosen, Placement, check_placement, choose_placement, expected_device
 from torchdali.pipeline._produce import serial_draws
@@ -115,7 +116,12 @@ class Staff:
             },
             functions=[decode_in_worker] if cpu_share else [],
         )
-        self.reader: AnyReader = SharingReader(reader, cpu_share) if cpu_share and reader.pool is not None else reader
+        # Engines are begun with early where there is a thread that looks ahead, in the process that has the device.
+        device = expected_device(request)
+        ahead = stage_thread and not self.placement.gpu_workers and (device is None or device.type == "cuda")
+        self.reader: AnyReader = reader
+        if reader.pool is not None and (cpu_share or ahead):
+            self.reader = SharingReader(reader, cpu_share, EarlyDecoding(name) if ahead else None)
 
     def start(self, pipeline: Any) -> None:
         """Start all of them.

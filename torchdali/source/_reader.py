@@ -57,6 +57,8 @@ class SourceBatch(NamedTuple):
     """Number of the batch in the epoch, among those of all ranks."""
     epoch: int
     decoded: Predecoded | None = None
+    begun: Sequence[Any] = ()
+    """What whoever looks ahead has begun with of it."""
 
 
 class _Pending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 
 from torchdali.ops.decode._exif import turn_upright
-from torchdali.ops.decode._glance import Seen
+from torchdali.ops.decode._glance import Seen, look
 from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, ImageInfo, Mode
 from torchdali.tensorlist import TensorList
 from torchdali.tensorlist._views import Views
 
-__all__ = ["Pieces", "decode_at_once"]
+__all__ = ["AtOnce", "plan_at_once"]
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
@@ -64,76 +64,136 @@ class Pieces:
         return TensorList._of_views(views, shapes[:, order], self.strides[:, order], layout)
 
 
-def decode_at_once(
-    files: TensorList,
-    seen: Seen,
-    given: Mapping[int, torch.Tensor],
+class AtOnce:
+    """A batch in which nothing is wrong as far as its headers say, most of which an engine decodes at once.
+
+    The engine's part can be done in another thread and on another stream than the rest, before the rest is wanted.
+
+    Args:
+        files: in one buffer.
+        seen: of them.
+        without: positions of files that are left out, as somebody else decodes them.
+        infos: of the files that are not known in ``seen``, or are no baseline JPEGs, by position.
+        decoder, mode, device: as of :meth:`Decoder.decode`.
+        upright: turn images as their Exif orientation says.
+    """
+
+    def __init__(
+        self,
+        files: TensorList,
+        seen: Seen,
+        without: Collection[int],
+        infos: Mapping[int, ImageInfo],
+        decoder: BufferDecoder,
+        mode: Mode,
+        device: torch.device,
+        *,
+        upright: bool,
+    ) -> None:
+        self.files, self._seen, self._infos = files, seen, infos
+        self._decoder, self._mode, self.device, self._upright = decoder, mode, device, upright
+        engine = seen.known & seen.baseline
+        self._height, self._width = seen.height.copy(), seen.width.copy()
+        for position, info in infos.items():
+            engine[position] = info.baseline
+            self._height[position], self._width[position] = info.height, info.width
+        engine &= decoder.sizes_suit(self._height, self._width, device)
+        engine[list(without)] = False
+        self._engine = engine
+        self._decoded: tuple[torch.Tensor, Integers] | None = None
+
+    @property
+    def pays(self) -> bool:
+        """Whether the engine has at least half of the files."""
+        return 2 * int(self._engine.sum()) >= len(self.files)
+
+    def decode(self) -> None:
+        """Have the engine do its part, on the current stream."""
+        which = np.flatnonzero(self._engine)
+        self._decoded = self._decoder.decode_into_buffer(
+            self.files.pointers[which],
+            self.files.sizes[which, 0],
+            self._height[which],
+            self._width[which],
+            1 if self._mode == "GRAY" else 3,
+            self.device,
+        )
+
+    def finish(self, given: Mapping[int, torch.Tensor]) -> Pieces | None:
+        """Do the rest, on the current stream, which may be another one.
+
+        Args:
+            given: images by position that were decoded elsewhere, (C, H, W) on the CPU; others that were left out are decoded.
+
+        Returns:
+            None where something is wrong: then image by image is the way.
+        """
+        if self._decoded is None:
+            return None
+        buffer, starts = self._decoded
+        if buffer.device.type == "cuda":
+            buffer.record_stream(torch.cuda.current_stream(buffer.device))
+        pieces = Pieces(len(self.files))
+        which = np.flatnonzero(self._engine)
+        height, width = self._height[which], self._width[which]
+        sizes = np.stack([np.full(len(which), 1 if self._mode == "GRAY" else 3), height, width], 1)
+        strides = np.stack([height * width, width, np.ones_like(width)], 1)
+        pieces.add(which, buffer, starts, sizes, strides)
+        for position, info in self._infos.items():
+            if self._upright and info.orientation != 1 and self._engine[position]:
+                pieces.add_image(position, turn_upright(pieces.image(position), info.orientation))
+        return pieces if self._add_others(pieces, given) else None
+
+    def _add_others(self, pieces: Pieces, given: Mapping[int, torch.Tensor]) -> bool:
+        """Whether nothing was wrong."""
+        missing = ~self._engine
+        missing[list(given)] = False
+        rest = np.flatnonzero(missing).tolist()
+        if rest:
+            infos = [self._infos.get(n) or self._seen.info(n) for n in rest]
+            decoded = self._decoder.decode([self.files[n] for n in rest], infos, self._mode, self.device)
+            for position, info, image in zip(rest, infos, decoded, strict=True):
+                if isinstance(image, CannotDecodeError):
+                    return False
+                pieces.add_image(position, turn_upright(image, info.orientation) if self._upright else image)
+        if given:
+            # Last, since some decoders drain the stream first: these copies may go on while the next operator starts.
+            images = TensorList(list(given.values()), dtype=torch.uint8, device=torch.device("cpu"))
+            for position, image in zip(given, images.to(self.device, non_blocking=True), strict=True):
+                pieces.add_image(position, image)
+        return True
+
+
+def plan_at_once(
+    files: Any,
+    without: Collection[int],
     inspect: Callable[[int], ImageInfo | CannotDecodeError],
     decoder: Decoder,
     mode: Mode,
     device: torch.device,
     *,
     upright: bool,
-) -> Pieces | None:
-    """Decode a batch in which nothing is wrong.
+    max_pixels: int,
+) -> AtOnce | None:
+    """A batch that can be decoded so; None where something is wrong with a file, or an engine has little to do.
 
     Args:
-        files: in one buffer.
-        seen: of them.
-        given: images by position that need not be decoded, (C, H, W) on the CPU.
-        inspect: tells of the file at a position what is not in ``seen``.
-        decoder, mode, device: as of :meth:`Decoder.decode`.
-        upright: turn images as their Exif orientation says.
-
-    Returns:
-        None where something is wrong, or an engine has little to do: then image by image is the way.
+        inspect: tells of the file at a position what a look at all of them does not.
+        max_pixels: an image that claims more is wrong.
+        files, without, decoder, mode, device, upright: as of :class:`AtOnce`.
     """
     if not isinstance(decoder, BufferDecoder) or mode == "UNCHANGED":
         return None
-    engine = seen.known & seen.baseline
-    engine[list(given)] = False
-    height, width = seen.height.copy(), seen.width.copy()
+    seen = look(files, max_pixels)
+    if seen is None:
+        return None
+    single = ~(seen.known & seen.baseline)
+    single[list(without)] = False
     infos: dict[int, ImageInfo] = {}
-    single = ~engine
-    single[list(given)] = False
     for position in np.flatnonzero(single).tolist():
         info = inspect(position)
         if isinstance(info, CannotDecodeError):
             return None
         infos[position] = info
-        engine[position] = info.baseline
-        height[position], width[position] = info.height, info.width
-    engine &= decoder.sizes_suit(height, width, device)
-    if 2 * engine.sum() < len(files):
-        return None
-
-    pieces = Pieces(len(files))
-    which = np.flatnonzero(engine)
-    channels = 1 if mode == "GRAY" else 3
-    decoded = decoder.decode_into_buffer(
-        files.pointers[which], files.sizes[which, 0], height[which], width[which], channels, device
-    )
-    if decoded is None:
-        return None
-    sizes = np.stack([np.full(len(which), channels), height[which], width[which]], 1)
-    strides = np.stack([sizes[:, 1] * sizes[:, 2], sizes[:, 2], np.ones(len(which), np.int64)], 1)
-    pieces.add(which, *decoded, sizes, strides)
-    for position, info in infos.items():
-        if upright and info.orientation != 1 and engine[position]:
-            pieces.add_image(position, turn_upright(pieces.image(position), info.orientation))
-
-    engine[list(given)] = True
-    rest = np.flatnonzero(~engine).tolist()
-    found = [infos.get(n) or seen.info(n) for n in rest]
-    for position, info, image in zip(
-        rest, found, decoder.decode([files[n] for n in rest], found, mode, device) if rest else [], strict=True
-    ):
-        if isinstance(image, CannotDecodeError):
-            return None
-        pieces.add_image(position, turn_upright(image, info.orientation) if upright else image)
-    if given:
-        # Last, since some decoders drain the stream first: these copies may go on while the next operator starts.
-        images = TensorList(list(given.values()), dtype=torch.uint8, device=torch.device("cpu"))
-        for position, image in zip(given, images.to(device, non_blocking=True), strict=True):
-            pieces.add_image(position, image)
-    return pieces
+    planned = AtOnce(files, seen, without, infos, decoder, mode, device, upright=upright)
+    return planned if planned.pays else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -11,15 +11,15 @@ import torch
 
 from torchdali.errors import DecodeError
 from torchdali.ops._context import current_batch, describe_sample, keep_samples
-from torchdali.ops._decoded import DecodeSettings
+from torchdali.ops._decoded import Asked, DecodeSettings
 from torchdali.ops._operator import Operator
 from torchdali.ops._plainly import plainly
 from torchdali.ops._uncompiled import uncompiled
-from torchdali.ops.decode._at_once import decode_at_once
+from torchdali.ops.decode._at_once import AtOnce, plan_at_once
 from torchdali.ops.decode._exif import turn_upright
-from torchdali.ops.decode._glance import Seen, look
+from torchdali.ops.decode._glance import glance
 from torchdali.ops.decode._inspect import MAX_PIXELS, inspect
-from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, ImageInfo, Mode, Result
+from torchdali.ops.decode._interface import CannotDecodeError, Decoder, ImageInfo, Mode, Result
 from torchdali.ops.decode._policy import DecodeStatistics, OnError, check_policy, substitute
 from torchdali.ops.decode._select import DecoderName, check_decoder, cpu_library, select_decoder
 from torchdali.tensorlist import TensorList
@@ -136,27 +136,48 @@ class DecodeImage(Operator):
             if other is not None and len(other) != len(files):
                 raise ValueError(f"{what} has {len(other)} entries and there are {len(files)} files; they go together")
         device = self._target()
-        given = self._decoded_already(files)
+        given = self._decoded_already(files, device)
         self.last_kept, self.last_errors = [], []
         self.statistics.images += len(files)
         self.statistics.given_images += len(given)
-        seen = look(files, self.max_pixels)
-        results = self._at_once(files, seen, given, device)
+        results = self._at_once(files, given, device)
         if results is None:
-            results, others = self._one_by_one(list(files), seen, given, others, names, device)
+            results, others = self._one_by_one(
+                list(files), glance(files, self.max_pixels), given, others, names, device
+            )
         return (results, *others) if others else results
 
-    def _at_once(
-        self, files: Any, seen: Seen | None, given: dict[int, torch.Tensor], device: torch.device
-    ) -> TensorList | None:
-        """The results where nothing is wrong with any file, and an engine decodes most of them."""
-        decoder = self._decoder(device)
-        if seen is None or not isinstance(decoder, BufferDecoder):
-            return None
-        upright = self.apply_exif_orientation
-        pieces = decode_at_once(
-            files, seen, given, lambda n: self._inspect(n, files[n]), decoder, self.mode, device, upright=upright
+    def plan(self, files: Any, without: Collection[int], device: torch.device) -> AtOnce | None:
+        """What an engine is to do with a batch, before it is given to this operator, or when; None if that is not the way.
+
+        Args:
+            files: as :meth:`forward` takes them.
+            without: positions of files that are decoded elsewhere.
+            device: where to.
+        """
+        return plan_at_once(
+            files,
+            without,
+            lambda position: self._inspect(position, files[position]),
+            self._decoder(device),
+            self.mode,
+            device,
+            upright=self.apply_exif_orientation,
+            max_pixels=self.max_pixels,
         )
+
+    def _at_once(self, files: Any, given: dict[int, torch.Tensor], device: torch.device) -> TensorList | None:
+        """The results where nothing is wrong with any file, and an engine decodes most of them."""
+        context = current_batch()
+        begun = (
+            None if context is None or context.decoded is None else context.decoded.begun(files, self._asked(device))
+        )
+        plan = self.plan(files, given, device) if begun is None else begun.wait()
+        if plan is None:
+            return None
+        if begun is None:
+            plan.decode()
+        pieces = plan.finish(given)
         if pieces is None:
             return None
         windows = self.windows(pieces.shapes[:, 1:], np.ones(len(files), np.bool_))
@@ -166,14 +187,13 @@ class DecodeImage(Operator):
     def _one_by_one(
         self,
         batch: list[torch.Tensor],
-        seen: Seen | None,
+        infos: list[ImageInfo | None],
         given: dict[int, torch.Tensor],
         others: tuple[Any, ...],
         names: Sequence[str] | None,
         device: torch.device,
     ) -> tuple[TensorList, tuple[Any, ...]]:
         """The results whatever is wrong, and the other inputs without the entries of what was skipped."""
-        infos = [None] * len(batch) if seen is None else seen.infos()
         found = [
             None if position in given else infos[position] or self._inspect(position, file)
             for position, file in enumerate(batch)
@@ -212,15 +232,18 @@ class DecodeImage(Operator):
             device = torch.device("cuda", torch.cuda.current_device())
         return device
 
-    def _decoded_already(self, files: TensorList | Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+    def _decoded_already(
+        self, files: TensorList | Sequence[torch.Tensor], device: torch.device
+    ) -> dict[int, torch.Tensor]:
         """Images that workers have decoded already, by position, on the CPU."""
         context = current_batch()
         if context is None or context.decoded is None:
             return {}
-        return context.decoded.take(
-            files,
-            DecodeSettings(self.mode, self.apply_exif_orientation, self.max_pixels, cpu_library(self.decoder)),
-        )
+        return context.decoded.take(files, self._asked(device))
+
+    def _asked(self, device: torch.device) -> Asked:
+        settings = DecodeSettings(self.mode, self.apply_exif_orientation, self.max_pixels, cpu_library(self.decoder))
+        return Asked(self, settings, device)
 
     def _decoder(self, device: torch.device) -> Decoder:
         if device.type not in self._decoders:

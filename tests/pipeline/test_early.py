@@ -1,0 +1,220 @@
+"""An engine begins with the next batch while the stage is at work: the results are those of a stage that does all itself."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import torchdali
+from tests.ops.decode.nvjpeg import CPU, STREAM, Library
+from tests.ops.decode.oddities import encoded, picture
+from torchdali import DecodeError, ExternalSource, ops
+from torchdali.ops.decode import _at_once, _nvjpeg
+from torchdali.ops.decode._cpu import CpuDecoder
+from torchdali.ops.decode._nvjpeg import NvjpegDecoder
+from torchdali.ops.decode._nvjpeg_library import Engine
+from torchdali.pipeline import _staff
+from torchdali.pipeline._early import MOST_WASTED
+
+FILES = [np.frombuffer(encoded(picture(70 + 2 * n, 80 + n), quality=70), np.uint8) for n in range(20)]
+
+
+class Read:
+    """A source of JPEGs, some of which may be something else."""
+
+    def __init__(self, odd=None):
+        self.odd = odd or {}
+
+    def __call__(self, info):
+        n = info.idx_in_epoch
+        if n >= len(FILES):
+            raise StopIteration
+        return (self.odd.get(n, FILES[n]),)
+
+
+class Decoding(torchdali.Pipeline):
+    def __init__(self, decode, source=None, change=None, **options):
+        super().__init__(
+            ExternalSource(source or Read(), num_outputs=1, batch=False), batch_size=4, num_workers=2, seed=1, **options
+        )
+        self.decode = decode
+        self.change = change
+
+    def forward(self, files):
+        return self.decode(files if self.change is None else self.change(files))
+
+
+@pytest.fixture
+def library():
+    return Library()
+
+
+@pytest.fixture
+def early(library, monkeypatch):
+    """Has pipelines begin early although they are on the CPU, with a stand-in for the engine; lists who decoded."""
+    threads = []
+    engine = Engine(library, CPU)
+    decode = engine._decode
+    monkeypatch.setattr(engine, "_decode", lambda *a: (threads.append(threading.current_thread().name), decode(*a)))
+    monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: STREAM)
+    monkeypatch.setattr(_staff, "expected_device", lambda request: torch.device("cuda", 0))
+
+    def made(operator=ops.DecodeImage, **options):
+        module = operator(**options)
+        decoder = NvjpegDecoder(CpuDecoder())
+        decoder._others = None
+        module._decoders["cpu"] = decoder
+        return module
+
+    made.threads = threads
+    return made
+
+
+def epoch(pipeline):
+    with pipeline:
+        return [[image.clone() for image in images] for images in pipeline]
+
+
+def assert_same(batches, expected):
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        assert all(torch.equal(image, same) for image, same in zip(batch, other, strict=True))
+
+
+def ahead(threads):
+    return sum("engine" in name for name in threads)
+
+
+@pytest.mark.parametrize("operator", [ops.DecodeImage, ops.DecodeRandomCrop])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_all_but_the_first_batch_is_begun_early_and_comes_out_the_same(early, operator, share):
+    expected = epoch(Decoding(operator()))
+    early.threads.clear()
+    pipeline = Decoding(early(operator), cpu_share=share)
+    found = epoch(pipeline)
+    assert_same(found, expected)
+    assert len(early.threads) == 5
+    assert ahead(early.threads) >= 4
+
+
+def test_the_engine_is_at_work_while_the_stage_is(early, library):
+    together = []
+    at_work = threading.Event()
+    decode = library.nvjpegDecodeBatched
+
+    def slow(*arguments):
+        at_work.set()
+        time.sleep(0.05)
+        at_work.clear()
+        return decode(*arguments)
+
+    library.nvjpegDecodeBatched = slow
+
+    def forward(images):
+        time.sleep(0.02)
+        together.append(at_work.is_set())
+        return images
+
+    class Slow(Decoding):
+        def forward(self, files):
+            return forward(self.decode(files))
+
+    epoch(Slow(early()))
+    assert sum(together) >= 3
+
+
+def test_epochs_end_and_begin_as_without(early):
+    with Decoding(early()) as pipeline, Decoding(ops.DecodeImage(), stage_thread=False) as other:
+        for _ in range(3):
+            assert_same([list(i) for i in pipeline], [list(i) for i in other])
+        next(iter(pipeline))
+        pipeline.reset()
+        assert_same([list(i) for i in pipeline], [list(i) for i in other])
+
+
+def test_what_forward_changes_is_decoded_there(early):
+    def flip(files):
+        return torchdali.TensorList(list(files)[::-1])
+
+    expected = epoch(Decoding(ops.DecodeImage(), change=flip))
+    found = epoch(Decoding(early(), change=flip))
+    assert_same(found, expected)
+    assert ahead(early.threads) <= MOST_WASTED + 1 < 5
+
+
+def test_a_file_that_was_written_to_since_is_decoded_anew(early):
+    gray = [torch.from_numpy(np.frombuffer(encoded(picture(70, 80).convert("L")), np.uint8).copy()) for _ in FILES]
+
+    def overwrite(files):
+        for file, other in zip(files, gray, strict=False):
+            file[:] = 0xFF
+            file[-2:] = torch.tensor([0xFF, 0xD9], dtype=torch.uint8)
+            file[: len(other)] = other
+        return files
+
+    found = epoch(Decoding(early(), change=overwrite))
+    for batch in found:
+        for image in batch:
+            assert image.shape == (3, 80, 70)
+            assert torch.equal(image[0], image[2])
+
+
+def test_bad_files_are_told_of_in_their_places(early):
+    source = Read({6: FILES[6][:300], 9: np.frombuffer(b"no image", np.uint8)})
+    with Decoding(early(), source) as pipeline:
+        told = []
+        batches = []
+        while True:
+            try:
+                batches.append(pipeline.run())
+            except StopIteration:
+                break
+            except DecodeError as error:
+                told.append(error.index)
+    assert told == [6, 9]
+    assert len(batches) == 3
+
+
+def test_an_error_of_the_engine_comes_at_its_batch(early, monkeypatch):
+    calls = []
+    decode = _at_once.AtOnce.decode
+
+    def failing(self):
+        calls.append(True)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("none left")
+        decode(self)
+
+    monkeypatch.setattr(_at_once.AtOnce, "decode", failing)
+    with Decoding(early()) as pipeline:
+        for number in range(5):
+            if number == 2:
+                with pytest.raises(torch.OutOfMemoryError, match="none left"):
+                    pipeline.run()
+            else:
+                pipeline.run()
+
+
+def test_no_thread_is_left_behind(early):
+    pipeline = Decoding(early())
+    pipeline.run()
+    pipeline.run()
+    assert any("engine" in thread.name for thread in threading.enumerate())
+    pipeline.close()
+    assert not any("engine" in thread.name for thread in threading.enumerate())
+    dropped = Decoding(early())
+    dropped.run()
+    dropped.run()
+    del dropped
+    deadline = time.monotonic() + 5
+    while any("engine" in thread.name for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any("engine" in thread.name for thread in threading.enumerate())
+
+
+def test_on_a_cpu_nothing_looks_ahead(library):
+    with Decoding(ops.DecodeImage()) as pipeline:
+        assert type(pipeline._reader).__name__ == "Reader"

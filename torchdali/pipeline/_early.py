@@ -1,0 +1,149 @@
+"""The engine of a GPU begins with the next batch while the stage is at work on this one.
+
+A call of the engine takes long and needs no Python, what the stage does beside it is Python: one after the other, each
+waits for the other. Here the engine's part of a batch is done in a thread of its own, on a stream of its own, as soon as the
+sources' workers are done with it; the decoder finds it there when the batch's turn has come. Nothing depends on it: what
+was not begun, or turns out to be another file, is decoded in the stage.
+
+Which files are decoded, and how, is known from the batch before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchdali import _spans
+from torchdali.ops._decoded import Asked, DecodeSettings
+from torchdali.ops.decode._at_once import AtOnce
+from torchdali.source import SourceBatch
+
+__all__ = ["Begun", "EarlyDecoding"]
+
+MOST_WASTED = 3
+"""After so many batches in a row of which nothing that was begun was wanted, nothing is begun any more."""
+
+
+class Begun:
+    """What an engine does for a decoder that was not called yet.
+
+    Args:
+        asked: the decoder.
+        plan: of what is done.
+        future: done when that is.
+        wanted: called when the decoder wants it.
+    """
+
+    def __init__(self, asked: _Route, plan: AtOnce, future: Future[None], wanted: Callable[[], None]) -> None:
+        self._asked, self._plan, self._future, self._wanted = asked, plan, future, wanted
+        self._version = plan.files.flat._version if plan.files.flat is not None else 0
+
+    def fits(self, files: Any, module: Any, settings: DecodeSettings, device: torch.device) -> bool:
+        """Whether it is what this decoder would do with these files."""
+        planned = self._plan.files
+        return (
+            self._asked.module() is module
+            and (self._asked.settings, self._asked.device) == (settings, device)
+            and np.array_equal(files.pointers, planned.pointers)
+            and np.array_equal(files.sizes, planned.sizes)
+            and (planned.flat is None or planned.flat._version == self._version)
+        )
+
+    def wait(self) -> AtOnce:
+        """Its plan, when the engine is done.
+
+        Raises:
+            Exception: what the engine raised.
+        """
+        self._wanted()
+        self._future.result()
+        return self._plan
+
+
+class _Route(NamedTuple):
+    """A decoder that was given an output of the sources as it is."""
+
+    output: int
+    module: weakref.ref[Any]
+    settings: DecodeSettings
+    device: torch.device
+
+
+class EarlyDecoding:
+    """Has engines begin with batches.
+
+    Args:
+        name: of the pipeline.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._routes: list[_Route] = []
+        self._wasted = 0
+        """Batches that were begun since something of one was wanted."""
+        self._executor: ThreadPoolExecutor | None = None
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def learn(self, asked: list[tuple[int, Asked]]) -> None:
+        """Take in which outputs of the sources which decoders were given."""
+        if asked:
+            self._routes = [_Route(number, weakref.ref(a.module), a.settings, a.device) for number, a in asked]
+
+    def begin(self, batch: SourceBatch, output: int, without: Collection[int]) -> list[Begun] | None:
+        """Begin with a batch; None where it is not known yet what is decoded.
+
+        Args:
+            batch: of the sources.
+            output: number of the one of which others decode a part.
+            without: the positions of that part.
+        """
+        if not self._routes:
+            return None
+        begun = []
+        for route in self._routes:
+            module = route.module()
+            if module is None or route.output >= len(batch.outputs):
+                continue
+            with contextlib.suppress(Exception):  # the stage will see for itself
+                files = batch.outputs[route.output]
+                plan = module.plan(files, without if route.output == output else (), route.device)
+                if plan is not None and self._wasted <= MOST_WASTED:
+                    begun.append(Begun(route, plan, self._submit(plan, route.device), self._was_wanted))
+        if begun:
+            self._wasted += 1
+        return begun
+
+    def close(self) -> None:
+        """End the thread; what is under way is waited for, as it reads what the sources' workers wrote."""
+        executor, self._executor = self._executor, None
+        self._routes = []
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _was_wanted(self) -> None:
+        self._wasted = 0
+
+    def _submit(self, plan: AtOnce, device: torch.device) -> Future[None]:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"{self._name} engine")
+        return self._executor.submit(self._decode, plan, device)
+
+    def _decode(self, plan: AtOnce, device: torch.device) -> None:
+        begin = time.perf_counter()
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            if device.type == "cuda":
+                if device not in self._streams:
+                    self._streams[device] = torch.cuda.Stream(device)
+                stack.enter_context(torch.cuda.device(device))
+                stack.enter_context(torch.cuda.stream(self._streams[device]))
+            with _spans.labelled("decode ahead"):
+                plan.decode()
+        if _spans.recorder is not None:
+            _spans.recorder.add(self._name, "engine", "decode ahead", begin, time.perf_counter())
