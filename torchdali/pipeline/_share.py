@@ -49,6 +49,9 @@ __all__ = ["AnyReader", "CpuShare", "SharingReader", "check_share", "decode_in_w
 HELD = 2
 """Batches beyond the one in the stage of which files are decoded at a time."""
 
+QUICK_SECONDS = 0.02
+"""What all workers together take to read what is asked for ahead, if it is to be read before something is decoded."""
+
 CpuShare = float | Literal["auto"]
 
 
@@ -309,14 +312,24 @@ class SharingReader:
         if not files:
             return
         held.route, held.positions = route, positions
-        # After reading the next batch, without which there would be nothing more to decode when this is done.
-        part = self._reader.part
-        iteration = batch.iteration if part is None else batch.iteration // part.ranks
-        priority = urgency(BatchInfo(iteration, batch.epoch)) + 1
         try:
-            held.job = self._pool.submit(self._reader.first_function, files, priority=priority)
+            held.job = self._pool.submit(self._reader.first_function, files, priority=self._priority(batch))
         except WorkerDiedError:  # the stage can do without
             held.job = None
+
+    def _priority(self, batch: SourceBatch) -> int:
+        """When a batch's files are decoded.
+
+        After reading the next batch, without which there would be nothing more to decode when this is done; but where reading
+        is quick, after all that is to be read so far: to overtake it costs this process more than it brings.
+        """
+        numbers, functions = self._pool.statistics(), range(self._reader.first_function)
+        seconds = sum(numbers.busy_by_function.get(function, 0.0) for function in functions)
+        samples = max(numbers.items_by_function.get(function, 0) for function in functions)
+        ahead = self._reader.depth * len(batch.indices) * seconds / max(1, samples) / self._pool.num_workers
+        part = self._reader.part
+        iteration = batch.iteration if part is None else batch.iteration // part.ranks
+        return urgency(BatchInfo(iteration + self._reader.depth * (ahead < QUICK_SECONDS), batch.epoch)) + 1
 
     def _take(self) -> SourceBatch:
         held = self._held.popleft()

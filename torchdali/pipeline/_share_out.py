@@ -84,16 +84,23 @@ def files_of(
     output = batch.outputs[route.output]
     if not len(output) or output.dtype != torch.uint8 or output.device.type != "cpu":
         return positions[:0], []
+    try:
+        sizes = output.sizes
+    except ValueError:  # of different numbers of dimensions: not all of them are files
+        return positions[:0], []
+    if sizes.shape[1] != 1:
+        return positions[:0], []
     max_bytes = memory.size // (SHARE_OF_MEMORY * len(output))
     taken, files = [], []
-    for position in positions.tolist():
-        file = output[position]
-        if file.dim() != 1 or not file.is_contiguous() or not len(file):
+    columns = output.pointers[positions], sizes[positions, 0], output.strides[positions, 0]
+    for position, *row in zip(positions.tolist(), *(column.tolist() for column in columns), strict=True):
+        address, length, stride = row
+        if stride != 1 or not length:
             continue
-        offset = memory.offset_of(file.data_ptr(), len(file))
-        if offset is None and len(file) > SENT_BYTES:
+        offset = memory.offset_of(address, length)
+        if offset is None and length > SENT_BYTES:
             continue
-        place = file.numpy().tobytes() if offset is None else (offset, len(file))
+        place = output[position].numpy().tobytes() if offset is None else (offset, length)
         taken.append(position)
         files.append(_File(place, route.settings, max_bytes))
     return np.array(taken, np.int64), files

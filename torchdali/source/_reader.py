@@ -183,6 +183,11 @@ class Reader:
         return [] if self._pool is None else self._pool.pids
 
     @property
+    def depth(self) -> int:
+        """Batches that are asked for ahead, at most."""
+        return max(self._depths)
+
+    @property
     def epoch(self) -> int:
         """Number of the current epoch, from 0."""
         return self._epoch
@@ -211,7 +216,7 @@ class Reader:
             self._ask_ahead()
 
     def _ask_ahead(self) -> None:
-        for position in range(max(self._depths)):
+        for position in range(self.depth):
             with deferred_interrupt():
                 if position == len(self._pending):
                     self._pending.append(_Pending(BatchInfo(self._iteration, self._epoch), len(self._feeds)))
