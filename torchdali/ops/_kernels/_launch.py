@@ -13,7 +13,7 @@ import triton.language as tl
 
 from torchdali.ops._blur import Blur
 from torchdali.ops._execute import in_memory
-from torchdali.ops._kernels import _lookup, _pixel, _separable, _warp
+from torchdali.ops._kernels import _cuda, _lookup, _pixel, _separable, _warp
 from torchdali.ops._kernels._groups import TYPES, WIDE, Group, copies, grouped, narrowed, supports
 from torchdali.ops._kernels._tables import (
     Memory,
@@ -332,13 +332,19 @@ class _Launch:
         floats[:, 0:2] = inverse[rows.image]
         integers[:, 20:24:2] = limit[rows.image]
         integers[:, 21:24:2] = reach[rows.image]
+        table = np.concatenate([floats, colours], 1)
         tiles = -(-results[:, 1:] // np.array(_TILE))
-        blocks, integers[:, 18] = blocks_of(tiles.prod(1))
+        counts = tiles.prod(1)
+        if name == 0 and not outside and (done := self._by_cuda(integers, table, arguments)) is not None:
+            counts = np.where(done, 0, counts)
+            if done.all():
+                return
+        blocks, integers[:, 18] = blocks_of(counts)
         integers[:, 19] = tiles[:, 1]
         self._launch(
             _separable.separable_kernel,
             integers,
-            np.concatenate([floats, colours], 1),
+            table,
             blocks,
             INTEGER_COLUMNS=_separable.INTEGERS,
             FLOAT_COLUMNS=_separable.FLOATS + 36,
@@ -352,6 +358,15 @@ class _Launch:
             num_warps=_TILE_WARPS,
             **arguments,
         )
+
+    def _by_cuda(
+        self, integers: npt.NDArray[np.int64], table: npt.NDArray[Any], arguments: dict[str, Any]
+    ) -> npt.NDArray[np.bool_] | None:
+        """Of the rows, those that the kernel in CUDA C++ makes, which it has been launched for; None: nothing."""
+        if self.images.device.type != "cuda" or not _cuda.takes(self.dtypes, arguments):
+            return None
+        dtype = self.dtypes[-1]
+        return _cuda.launch(self.images.device, integers, table, dtype.itemsize, arguments, TYPES[dtype])
 
 
 def _scales(

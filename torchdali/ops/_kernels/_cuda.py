@@ -1,0 +1,309 @@
+"""The CUDA C++ kernel for resizing photographs, resample.cu: when it is used, its compilation, its launch.
+
+It takes what training takes: images of 8 bits, channel by channel, a linear filter, results channel by channel. It is compiled
+by NVRTC when it is first wanted, for the device and for the types and colours of the launch. Where that cannot be done, or for
+other images, the Triton kernel stands in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torchdali.ops._kernels._groups import TYPES
+from torchdali.ops._kernels._upload import upload
+
+__all__ = ["SOURCE", "Launch", "compiled", "definitions", "launch", "plan", "takes", "translate"]
+
+SOURCE = Path(__file__).with_name("resample.cu")
+_PIECES = SOURCE.with_name("resample_pieces.cuh")
+
+TILES = 14
+"""Of 8 rows, at most, for a block."""
+STAGES = 4
+"""Of 16 rows of the input, of the ring through which they come."""
+WARPS = 7
+"""That compute, at most, of a block."""
+BLOCKS = 3
+"""On a multiprocessor."""
+
+WAVES = 2
+"""How many blocks each place on the device that works on one gets, one after the other, if there are rows enough."""
+
+_CAPABILITY = (8, 0)
+_TYPES = {torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16, torch.float32}
+_HALVINGS = 7
+"""Of the interval in which the time of the longest block is looked for."""
+_STRIP = 32
+"""Columns of a warp."""
+_SHARED = 74 * 1024
+"""Bytes for a block, at most."""
+
+_NAMES = ("FIRST", "KIND0", "TO0", "KIND1", "TO1", "KIND2", "TO2")
+_Integers = npt.NDArray[np.int64]
+Definitions: TypeAlias = tuple[tuple[str, int], ...]
+
+
+class Launch(NamedTuple):
+    """A launch of the kernel for some rows of the tables."""
+
+    rows: npt.NDArray[np.bool_]
+    """(R,): those that it does."""
+    blocks: npt.NDArray[np.int32]
+    """(B, 4): row of the tables; first column and that behind the last, 16 bits each; first row; row behind the last."""
+    threads: int
+    shared: int
+    """Bytes."""
+    whole: bool
+    """Whether results begin at multiples of two of them, in bytes."""
+
+
+def takes(dtypes: list[torch.dtype], arguments: dict[str, Any]) -> bool:
+    """Whether the kernel knows the types and the colours.
+
+    Args:
+        dtypes: of the images, and after each step.
+        arguments: those of the Triton kernel.
+    """
+    # Of other types results would show that weights have 16 bits.
+    rounded = dtypes[0] == torch.uint8 and dtypes[1] in (torch.uint8, torch.float16, torch.bfloat16)
+    return rounded and _TYPES.issuperset(dtypes) and all(arguments[f"KIND{n}"] in (0, 1) for n in range(3))
+
+
+def _spans(columns: _Integers, axis: int, count: int | _Integers) -> _Integers:
+    """As ``Axis::span`` in the source; ``columns``: of the table; ``axis``: 0 vertical, 1 horizontal."""
+    before, after, limit = columns[8 + axis], columns[14 + axis], columns[20 + 2 * axis]
+    result: _Integers = ((count - 1) * before + limit) // after + 1
+    return result
+
+
+def plan(integers: _Integers, itemsize: int, slots: int, levels: int = 0) -> Launch | None:
+    """How to launch the kernel.
+
+    Args:
+        integers: the table of the Triton kernel, (R, 24).
+        itemsize: of the results, in bytes.
+        slots: how many blocks the device works on at a time.
+        levels: the channels whose results are looked up for each grey level.
+
+    Returns:
+        None if it can do none of the rows.
+    """
+    table = np.ascontiguousarray(integers.T)
+    height, width = table[14:16]
+    across, down = _spans(table, 1, 16), _spans(table, 0, 8)
+    rows: npt.NDArray[np.bool_] = (table[3] == 1) & (table[13] == 1) & (table[2] < 2**26)
+    rows &= (across <= 128) & (down <= 66)
+    rows &= (table[20:24:2] >= 2 * table[8:10]).all(0)  # else there may be rows of pixels that nothing depends on
+    fast = (across <= 32) & (down <= 17)
+    products = np.where(fast, 1, np.maximum((across + 31) // 32, 2))
+    tables = 512 * np.where(fast, TILES, TILES // 2 * ((down + 46) // 32))
+    tables += 16 * STAGES + 8 * TILES + 256 * itemsize * levels
+    strips = -(-width // _STRIP)
+    strips = -(-strips // -(-strips // WARPS))
+    for _ in range(WARPS.bit_length()):
+        length = np.minimum(_spans(table, 1, _STRIP * strips) + 1, table[9])
+        tables_and_parts = tables + strips * products * 2048 + 32 * products + 96
+        stage = 16 * (length + 46)
+        fits = (length <= 1008) & (tables_and_parts + 2 * stage <= _SHARED)
+        if fits[rows].all():
+            break
+        strips = np.where(fits, strips, (strips + 1) // 2)
+    rows &= fits
+    order = np.flatnonzero(rows)
+    if not len(order):
+        return None
+    whole = not (table[10] % (2 * itemsize)).any() and not (table[11:13] % 2).any()
+    shared = min(int((tables_and_parts + STAGES * stage)[order].max()), _SHARED)
+    chosen = [array[order] for array in (height, width, _STRIP * strips, products)]
+    blocks = _blocks(order, chosen, table[8, order] / chosen[0], slots)
+    return Launch(rows, blocks, 32 * (int(strips[order].max()) + 1), shared, whole)
+
+
+def _blocks(
+    order: _Integers, chosen: list[_Integers], scale: npt.NDArray[np.float64], slots: int
+) -> npt.NDArray[np.int32]:
+    height, width, columns, products = chosen
+    tiles, strips = -(-height // 8), -(-width // columns)
+    start, each = _costs(scale, products)
+    most = np.where(products == 1, TILES, TILES // 2)
+    # Rows are divided so that the longest block is as short as the number of blocks allows.
+    bands, allowed = -(-tiles // most), int(WAVES * slots)
+    if int((bands * strips).sum()) <= allowed:
+        low, high, faster = float((start + each).max()), float((start + each * most).max()), 1 / each
+        for _ in range(_HALVINGS):
+            longest = (low + high) / 2
+            depth = np.minimum(np.maximum((longest - start) * faster, 1), most).astype(np.int64)
+            now = -(-tiles // depth)
+            if int((now * strips).sum()) > allowed:
+                low = longest
+            else:
+                high, bands = longest, now
+    depth = -(-tiles // bands)
+    latest = np.argsort(-(start + each * depth))  # begins first
+    counts = (bands * strips)[latest]
+    row = np.repeat(latest, counts)
+    number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    across = strips[row]
+    band = number // across
+    left, top = (number - band * across) * columns[row], 8 * band * depth[row]
+    blocks = np.empty((len(row), 4), np.int32)
+    blocks[:, 0] = order[row]
+    blocks[:, 1] = left | np.minimum(left + columns[row], width[row]) << 16
+    blocks[:, 2] = top
+    blocks[:, 3] = np.minimum(top + 8 * depth[row], height[row])
+    return blocks
+
+
+def _costs(
+    scale: npt.NDArray[np.float64], products: _Integers
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """About what a block of each row of the tables takes, in instructions of a warp: at least, and for each of its tiles."""
+    of_step = np.where(products == 1, 285, np.where(products == 2, 420, 450 + 162 * products))
+    return 1000 + of_step * ((2 * np.maximum(scale, 1) + 1 - scale) / 16 + 0.5), 210 + of_step * scale / 2
+
+
+def definitions(arguments: dict[str, Any], out: int) -> Definitions:
+    """What the source is compiled with, see there: from the arguments of the Triton kernel, and the results' type."""
+    return (*((name, arguments[name]) for name in _NAMES), ("OUT", out))
+
+
+def launch(
+    device: torch.device,
+    integers: _Integers,
+    floats: npt.NDArray[Any],
+    itemsize: int,
+    arguments: dict[str, Any],
+    out: int,
+) -> npt.NDArray[np.bool_] | None:
+    """Launch the kernel on the device's current stream, which is current.
+
+    Args:
+        device: with CUDA.
+        integers: the table of the Triton kernel, (R, 24).
+        floats: likewise, (R, 41).
+        itemsize: of the results, in bytes.
+        arguments: of the Triton kernel.
+        out: the results' type, as one of TYPES.
+
+    Returns:
+        (R,) which rows it did; None if it did nothing.
+    """
+    function = compiled(device.index or 0, definitions(arguments, out))
+    if function is None:
+        return None
+    levels = arguments["CHANNELS"] if arguments["FIRST"] == TYPES[torch.uint8] else 0
+    job = plan(integers, itemsize, _slots(device.index or 0), levels)
+    if job is None:
+        return None
+    tables = upload(device, integers, floats, job.blocks)
+    numbers = job.shared, arguments["CHANNELS"], job.whole
+    values = (ctypes.c_uint64 * 6)(*(table.data_ptr() for table in tables), *numbers)
+    start, step = ctypes.addressof(values), ctypes.sizeof(ctypes.c_uint64)
+    pointers = (ctypes.c_void_p * 6)(*(start + step * n for n in range(6)))
+    driver = _bindings().driver
+    stream = torch.cuda.current_stream(device).cuda_stream
+    (result,) = driver.cuLaunchKernel(
+        function, len(job.blocks), 1, 1, job.threads, 1, 1, job.shared, stream, ctypes.addressof(pointers), 0
+    )
+    if int(result):
+        raise RuntimeError(f"the kernel for resizing could not be launched: {result!r}")
+    return job.rows
+
+
+class _Bindings(NamedTuple):
+    driver: Any
+    nvrtc: Any
+
+
+@functools.cache
+def _bindings() -> _Bindings:
+    return _Bindings(importlib.import_module("cuda.bindings.driver"), importlib.import_module("cuda.bindings.nvrtc"))
+
+
+@functools.cache
+def _slots(device: int) -> int:
+    return BLOCKS * int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+_lock = threading.Lock()
+_functions: dict[tuple[int, Definitions], Any] = {}
+_failures: list[str] = []
+
+
+def compiled(device: int, defined: Definitions) -> Any | None:
+    """The kernel for a device, compiled at the first call; None where it cannot be had.
+
+    Args:
+        device: its number; it is current.
+        defined: see :func:`definitions`.
+    """
+    key = device, defined
+    try:
+        return _functions[key]
+    except KeyError:
+        pass
+    with _lock:
+        if key not in _functions:
+            _functions[key] = _loaded(device, defined)
+        return _functions[key]
+
+
+def _loaded(device: int, defined: Definitions) -> Any | None:
+    if torch.version.cuda is None or (capability := torch.cuda.get_device_capability(device)) < _CAPABILITY:
+        return None
+    try:
+        bindings = _bindings()
+        bindings.nvrtc.nvrtcVersion()  # looks for the library
+    except (ImportError, RuntimeError, OSError):
+        return None
+    torch.zeros(1, device=f"cuda:{device}")  # so that this thread has a context
+    try:
+        image = translate(f"sm_{capability[0]}{capability[1]}", defined)
+        module = _checked(bindings.driver.cuModuleLoadData(image))
+        function = _checked(bindings.driver.cuModuleGetFunction(module, b"resize"))
+        attribute = bindings.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        _checked(bindings.driver.cuFuncSetAttribute(function, attribute, min(_SHARED, most)))
+    except RuntimeError as error:
+        if not _failures:
+            message = f"a CUDA kernel could not be built, a slower one is used: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        _failures.append(str(error))
+        return None
+    return function
+
+
+def translate(architecture: str, defined: Definitions) -> bytes:
+    """The kernel as machine code for an architecture such as "sm_90"."""
+    nvrtc = _bindings().nvrtc
+    tuning = {"TILES": TILES, "STAGES": STAGES, "THREADS": 32 * (WARPS + 1), "BLOCKS": BLOCKS}
+    options = [f"--gpu-architecture={architecture}", "--std=c++17"]
+    options += [f"-D{name}={value}" for name, value in (*defined, *tuning.items())]
+    pieces = [_PIECES.read_bytes()], [_PIECES.name.encode()]
+    program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 1, *pieces))
+    (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    if int(result):
+        log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(log.decode(errors="replace").rstrip(" \n\0") or repr(result))
+    image: bytes = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
+    nvrtc.nvrtcGetCUBIN(program, image)
+    nvrtc.nvrtcDestroyProgram(program)
+    return image
+
+
+def _checked(answer: tuple[Any, ...]) -> Any:
+    """The value that a function of the bindings gives behind its status."""
+    if int(answer[0]):
+        raise RuntimeError(repr(answer[0]))
+    return answer[1] if len(answer) > 1 else None
