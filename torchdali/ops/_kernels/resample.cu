@@ -39,7 +39,8 @@ struct Shared {
 constexpr int INSIDE = 1 << 20;  // more than any number of columns of a strip
 
 // A warp's strip. PRODUCTS: for each part of it, 0: not known. With one, no tile depends on more than two steps.
-template <int PRODUCTS>
+// ALIGNED: parts begin at a multiple of 4 bytes, in each row.
+template <int PRODUCTS, bool ALIGNED>
 struct Strip {
     const Shared &shared;
     int lane, source_h, channels, tiles, rows, products, groups;
@@ -93,8 +94,8 @@ struct Strip {
                 else load(w, part * (PRODUCTS > 0 ? PRODUCTS : products) + product);
                 UNROLL for (int half = 0; half < 2; half++) {
                     const u32 *words = (const u32 *)(stage + offset[part][half] + 32 * product);
-                    const u32 b0 = shift_right(words[0], words[1], shift[part]);
-                    const u32 b1 = shift_right(words[4], words[5], shift[part]);
+                    const u32 b0 = ALIGNED ? words[0] : shift_right(words[0], words[1], shift[part]);
+                    const u32 b1 = ALIGNED ? words[4] : shift_right(words[4], words[5], shift[part]);
                     if (PRODUCTS > 0 && product == 0) {
                         multiply32(high[half], w[0], b0, b1, none);
                         multiply32(low[half], w[1], b0, b1, units);
@@ -247,6 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int first = x.low(flip ? x.after - right : left), end = x.high((flip ? x.after - left : right) - 1);
     const int first_row = y.low(top), end_row = y.high(bottom - 1), steps = (end_row - first_row + STEP - 1) / STEP;
     const int source_h = (int)row[SOURCE_H];
+    const bool aligned = fast && x.fits(16, 29) && ((source_h | (int)row[SOURCE_C]) & 3) == 0;
     const u64 source = (u64)row[SOURCE] + (u64)((row[TOP] + first_row) * source_h + row[LEFT] + first);
 
     Shared shared;
@@ -313,7 +315,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         int at = least(left + warp * WIDTH + lane, x.after - 1);
         if (flip) at = x.after - 1 - at;
         const int low = x.low(at);
-        UNROLL for (int part = 0; part < PARTS; part++) starts[part] = from_lane(low, 16 * part + (flip ? 15 : 0)) - first;
+        UNROLL for (int part = 0; part < PARTS; part++) {
+            starts[part] = from_lane(low, 16 * part + (flip ? 15 : 0)) - first;
+            if (aligned) starts[part] -= ((int)source + starts[part]) & 3;  // as rows do not begin before a block of 16 bytes
+        }
         const int start = first + (lane < 16 ? starts[0] : starts[1]);
         u8 *bytes = (u8 *)(across + (lane >> 4) * products * 64 + (lane >> 1 & 7) * 4) + 4 * (lane & 1);
         x.weigh(at, 65536.0f, 0, [&](int tap, u32 weight) {
@@ -331,18 +336,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     Result *target = (Result *)row[TARGET] + (row[FLIP_V] ? y.after - 1 : 0) * row[TARGET_H];
     target += (top + 2 * quarter) * line + column;
     const bool inside = whole && column - 2 * group + WIDTH <= right;
-#define STRIP(PRODUCTS) \
-    Strip<PRODUCTS> strip = {shared, lane, source_h, channels, tiles, bottom - top, products, groups, whole != 0, \
+#define STRIP(...) \
+    Strip<__VA_ARGS__> strip = {shared, lane, source_h, channels, tiles, bottom - top, products, groups, whole != 0, \
                              source, row[SOURCE_C], row[TARGET_C], line, target, inside ? INSIDE : least(right - column, WIDTH), \
                              parameters + 5}; \
     for (int part = 0; part < PARTS; part++) strip.starts[part] = starts[part]; \
     strip.across = across + lane; \
     strip.run()
-    if (products == 1) {
-        STRIP(1);
+    if (aligned) {
+        STRIP(1, true);
+    } else if (products == 1) {
+        STRIP(1, false);
     } else if (products == 2) {
-        STRIP(2);
+        STRIP(2, false);
     } else {
-        STRIP(0);
+        STRIP(0, false);
     }
 }
