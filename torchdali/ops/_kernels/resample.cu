@@ -173,15 +173,22 @@ struct Strip {
                 const int to = span >> 16;
                 int high[PARTS][4], middle[PARTS][4], next = PRODUCTS == 1 ? to : least((span & 0xffff) + 1, to);
                 const uint4 *w = shared.tiles + (PRODUCTS == 1 ? tile : tile * groups) * 32 + lane;
-                while (last < next) advance(++last, units);
-                span = shared.spans[tile + 1];  // or what is behind them
-                UNROLL for (int part = 0; part < PARTS; part++) down(high[part], middle[part], none, none, part, *w);
-                while (PRODUCTS != 1 && next < to) {  // two more steps
-                    next = least(next + 2, to);
-                    w += 32;
+                if (PRODUCTS == 1) {
                     while (last < next) advance(++last, units);
+                    span = shared.spans[tile + 1];  // or what is behind them
+                    UNROLL for (int part = 0; part < PARTS; part++) down(high[part], middle[part], none, none, part, *w);
+                } else {
                     UNROLL for (int part = 0; part < PARTS; part++)
-                        down(high[part], middle[part], high[part], middle[part], part, *w);
+                        UNROLL for (int n = 0; n < 4; n++) high[part][n] = middle[part][n] = 0;
+                    // Two steps at a time. ``advance`` stands here once: its copies are what takes a compiler's time.
+                    ROLL for (;; w += 32) {
+                        while (last < next) advance(++last, units);
+                        UNROLL for (int part = 0; part < PARTS; part++)
+                            down(high[part], middle[part], high[part], middle[part], part, *w);
+                        if (last >= to) break;
+                        next = least(next + 2, to);
+                    }
+                    span = shared.spans[tile + 1];
                 }
                 write_tile(colours, levels, near, high, middle, rows - tile * TILE);
             }
