@@ -41,6 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; there is none"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kernels_are_not_kept_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHDALI_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
+        yield
+
+
 def _children() -> list[psutil.Process]:
     """Of those that come from tests: not what starts workers, which lasts as long as this process."""
     zygote = living_zygote()

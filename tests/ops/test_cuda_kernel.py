@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from torchdali import TensorList
 from torchdali.ops._colour import Colour
 from torchdali.ops._execute import image_sizes
-from torchdali.ops._kernels import _cuda, _launch, run
+from torchdali.ops._kernels import _cubins, _cuda, _launch, run
 from torchdali.ops._resample import Resample
 
 CUDA_ON_A_CPU = r"""
@@ -353,14 +353,19 @@ def test_each_pixel_of_the_result_belongs_to_one_block():
 
 
 @pytest.mark.parametrize("out", [0, 5])
-def test_the_source_is_translated_for_gpus(out):
+def test_the_source_is_translated_for_gpus_once(out, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHDALI_CACHE_DIR", str(tmp_path))
     pytest.importorskip("cuda.bindings.nvrtc")
     arguments = {"FIRST": 1, "KIND0": 1, "TO0": 1, "KIND1": 1, "TO1": out, "KIND2": 0, "TO2": 0}
     try:
         _cuda._bindings().nvrtc.nvrtcVersion()
     except RuntimeError:
         pytest.skip("needs NVRTC")
-    assert len(_cuda.translate("sm_80" if out else "sm_90", _cuda.definitions(arguments, out))) > 1000
+    wanted = "sm_80" if out else "sm_90", _cuda.definitions(arguments, out)
+    image = _cuda.translate(*wanted)
+    assert len(image) > 1000
+    monkeypatch.setattr(_cubins, "translated", lambda *_: pytest.fail("it was compiled once more"))
+    assert _cuda.translate(*wanted) == image
 
 
 @pytest.mark.gpu

@@ -1,8 +1,8 @@
 """The CUDA C++ kernel for resizing photographs, resample.cu: when it is used, its compilation, its launch.
 
 It takes what training takes: images of 8 bits, channel by channel, a linear filter, results channel by channel. It is compiled
-by NVRTC when it is first wanted, for the device and for the types and colours of the launch. Where that cannot be done, or for
-other images, the Triton kernel stands in.
+by NVRTC when it is first wanted, for the device and for the types and colours of the launch, and kept on disk, see
+:mod:`torchdali.ops._kernels._cubins`. Where that cannot be done, or for other images, the Triton kernel stands in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchdali.ops._kernels._cubins import Program, built, checked
 from torchdali.ops._kernels._groups import TYPES
 from torchdali.ops._kernels._upload import upload
 
@@ -241,7 +242,7 @@ _failures: list[str] = []
 
 
 def compiled(device: int, defined: Definitions) -> Any | None:
-    """The kernel for a device, compiled at the first call; None where it cannot be had.
+    """The kernel for a device, compiled or read from disk at the first call; None where it cannot be had.
 
     Args:
         device: its number; it is current.
@@ -269,11 +270,11 @@ def _loaded(device: int, defined: Definitions) -> Any | None:
     torch.zeros(1, device=f"cuda:{device}")  # so that this thread has a context
     try:
         image = translate(f"sm_{capability[0]}{capability[1]}", defined)
-        module = _checked(bindings.driver.cuModuleLoadData(image))
-        function = _checked(bindings.driver.cuModuleGetFunction(module, b"resize"))
+        module = checked(bindings.driver.cuModuleLoadData(image))
+        function = checked(bindings.driver.cuModuleGetFunction(module, b"resize"))
         attribute = bindings.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-        _checked(bindings.driver.cuFuncSetAttribute(function, attribute, min(_SHARED, most)))
+        checked(bindings.driver.cuFuncSetAttribute(function, attribute, min(_SHARED, most)))
     except RuntimeError as error:
         if not _failures:
             message = f"a CUDA kernel could not be built, a slower one is used: {error}"
@@ -284,26 +285,9 @@ def _loaded(device: int, defined: Definitions) -> Any | None:
 
 
 def translate(architecture: str, defined: Definitions) -> bytes:
-    """The kernel as machine code for an architecture such as "sm_90"."""
-    nvrtc = _bindings().nvrtc
+    """The kernel as machine code for an architecture such as "sm_90": made, or as another process has left it on disk."""
     tuning = {"TILES": TILES, "STAGES": STAGES, "THREADS": 32 * (WARPS + 1), "BLOCKS": BLOCKS}
     options = [f"--gpu-architecture={architecture}", "--std=c++17"]
     options += [f"-D{name}={value}" for name, value in (*defined, *tuning.items())]
-    pieces = [_PIECES.read_bytes()], [_PIECES.name.encode()]
-    program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 1, *pieces))
-    (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
-    if int(result):
-        log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(log.decode(errors="replace").rstrip(" \n\0") or repr(result))
-    image: bytes = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
-    nvrtc.nvrtcGetCUBIN(program, image)
-    nvrtc.nvrtcDestroyProgram(program)
-    return image
-
-
-def _checked(answer: tuple[Any, ...]) -> Any:
-    """The value that a function of the bindings gives behind its status."""
-    if int(answer[0]):
-        raise RuntimeError(repr(answer[0]))
-    return answer[1] if len(answer) > 1 else None
+    headers = ((_PIECES.name, _PIECES.read_bytes()),)
+    return built(Program(SOURCE.name, SOURCE.read_bytes(), headers, tuple(options)), _bindings().nvrtc)
