@@ -145,6 +145,6 @@ def test_few_for_the_engine_are_decoded_image_by_image(decoder, library):
 
 
 def test_it_is_not_by_accident_that_they_are_decoded_at_once(make, monkeypatch):
-    monkeypatch.setattr(_decode_image, "decode_at_once", lambda *arguments, **options: None)
+    monkeypatch.setattr(_decode_image, "plan_at_once", lambda *arguments, **options: None)
     with pytest.raises(TypeError):
         make()(together(plain()))

@@ -28,7 +28,7 @@ __all__ = ["SOURCE", "Launch", "compiled", "definitions", "launch", "plan", "tak
 SOURCE = Path(__file__).with_name("resample.cu")
 _PIECES = SOURCE.with_name("resample_pieces.cuh")
 
-TILES = 14
+TILES = 28
 """Of 8 rows, at most, for a block."""
 STAGES = 4
 """Of 16 rows of the input, of the ring through which they come."""
