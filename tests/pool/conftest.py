@@ -38,6 +38,7 @@ def make_pool() -> Iterator[MakePool]:
     yield make
     for pool in pools:
         pool.close()
+    pools.clear()  # pytest keeps the function, and with it what the pools' own functions hold
 
 
 @pytest.fixture(scope="session")

@@ -31,10 +31,12 @@ def _convert_double(value, TO: tl.constexpr):
             value = tl.minimum(tl.maximum(value, -128.0), 127.0)
         elif TO == 3:
             value = tl.minimum(tl.maximum(value, -32768.0), 32767.0)
-        elif TO == 6:
-            value = tl.minimum(tl.maximum(value, -2147483648.0), 2147483647.0)
+        elif TO == 6:  # a plain number has 32 bits in some versions of Triton, too few for these
+            value = tl.minimum(tl.maximum(value, -2147483648.0), tl.full(value.shape, 2147483647.0, tl.float64))
         elif TO == 7:  # the maximum has no double: the one below it
-            value = tl.minimum(tl.maximum(value, -9223372036854775808.0), 9223372036854774784.0)
+            value = tl.minimum(
+                tl.maximum(value, -9223372036854775808.0), tl.full(value.shape, 9223372036854774784.0, tl.float64)
+            )
     return value
 
 
