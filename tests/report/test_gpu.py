@@ -32,7 +32,7 @@ class OnGpu(Stages):
 def consume_on_gpu(pipeline):
     with torchdali.profile() as p:
         for batch in pipeline:
-            batch.as_tensor().sum().item()
+            batch.sum().item()
     return p.report()
 
 
