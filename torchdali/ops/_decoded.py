@@ -14,7 +14,7 @@ import torch
 
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Asked", "BegunDecoding", "DecodeSettings", "Decoded", "Observation"]
+__all__ = ["Asked", "BegunDecoding", "DecodeSettings", "Decoded", "Observation", "version_of"]
 
 
 class DecodeSettings(NamedTuple):
@@ -59,7 +59,7 @@ class _Given(NamedTuple):
     image: torch.Tensor
 
 
-def _version(tensor: torch.Tensor) -> int:
+def version_of(tensor: torch.Tensor) -> int:
     """Goes up when torch writes to the tensor, or to another of the same memory."""
     return 0 if tensor.is_inference() else tensor._version
 
@@ -90,7 +90,7 @@ class Decoded:
         self._images: dict[int, _Given] = {}
         for position, image in zip(positions, images, strict=True):
             file = outputs[output][position]
-            self._images[file.data_ptr()] = _Given(file.numel(), _version(file), image)
+            self._images[file.data_ptr()] = _Given(file.numel(), version_of(file), image)
         self._taken: set[int] = set()
         self._begun = list(begun)
         self._notes: list[tuple[int, Asked]] = []
@@ -129,7 +129,7 @@ class Decoded:
                 file.dtype != torch.uint8
                 or file.shape != (given.nbytes,)
                 or not file.is_contiguous()
-                or _version(file) != given.version
+                or version_of(file) != given.version
             ):
                 continue
             again = address in self._taken

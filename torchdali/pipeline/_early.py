@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from torchdali import _spans
-from torchdali.ops._decoded import Asked, DecodeSettings
+from torchdali.ops._decoded import Asked, DecodeSettings, version_of
 from torchdali.ops.decode._at_once import AtOnce
 from torchdali.source import SourceBatch
 
@@ -43,7 +43,9 @@ class Begun:
 
     def __init__(self, asked: _Route, plan: AtOnce, future: Future[None], wanted: Callable[[], None]) -> None:
         self._asked, self._plan, self._future, self._wanted = asked, plan, future, wanted
-        self._version = plan.files.flat._version if plan.files.flat is not None else 0
+        assert plan.files.flat is not None  # only such files are planned for
+        self._memory = plan.files.flat
+        self._version = version_of(self._memory)
 
     def fits(self, files: Any, module: Any, settings: DecodeSettings, device: torch.device) -> bool:
         """Whether it is what this decoder would do with these files."""
@@ -53,7 +55,7 @@ class Begun:
             and (self._asked.settings, self._asked.device) == (settings, device)
             and np.array_equal(files.pointers, planned.pointers)
             and np.array_equal(files.sizes, planned.sizes)
-            and (planned.flat is None or planned.flat._version == self._version)
+            and version_of(self._memory) == self._version
         )
 
     def wait(self) -> AtOnce:
@@ -97,14 +99,14 @@ class EarlyDecoding:
             self._routes = [_Route(number, weakref.ref(a.module), a.settings, a.device) for number, a in asked]
 
     def begin(self, batch: SourceBatch, output: int, without: Collection[int]) -> list[Begun] | None:
-        """Begin with a batch; None where it is not known yet what is decoded.
+        """Begin with a batch; None where it is not known what is decoded, or what was begun before was in vain.
 
         Args:
             batch: of the sources.
             output: number of the one of which others decode a part.
             without: the positions of that part.
         """
-        if not self._routes:
+        if not self._routes or self._wasted > MOST_WASTED:
             return None
         begun = []
         for route in self._routes:
@@ -114,7 +116,7 @@ class EarlyDecoding:
             with contextlib.suppress(Exception):  # the stage will see for itself
                 files = batch.outputs[route.output]
                 plan = module.plan(files, without if route.output == output else (), route.device)
-                if plan is not None and self._wasted <= MOST_WASTED:
+                if plan is not None:
                     begun.append(Begun(route, plan, self._submit(plan, route.device), self._was_wanted))
         if begun:
             self._wasted += 1
