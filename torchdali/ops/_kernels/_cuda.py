@@ -217,7 +217,10 @@ def launch(
         function, len(job.blocks), 1, 1, job.threads, 1, 1, job.shared, stream, ctypes.addressof(pointers), 0
     )
     if int(result):
-        raise RuntimeError(f"the kernel for resizing could not be launched: {result!r}")
+        raise RuntimeError(
+            f"the kernel for resizing could not be launched: {result!r}; an error of a kernel before it shows here too: with "
+            "CUDA_LAUNCH_BLOCKING=1 in the environment it is told where it happens"
+        )
     return job.rows
 
 
