@@ -55,6 +55,11 @@ def sums(pipeline, seed=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("decode", [ops.DecodeImage, ops.DecodeRandomCrop])
 def test_a_thousand_batches_are_those_of_a_stage_that_does_all_itself(image_folder, decode):
-    expected = sums(Decoding(image_folder, decode(), stage_thread=False))
-    assert torch.equal(sums(Decoding(image_folder, decode()), seed=5), expected)
-    assert torch.equal(sums(Decoding(image_folder, decode(), cpu_share=0.0, prefetch=4), seed=6), expected)
+    ways = [{"stage_thread": False}, {}, {"cpu_share": 0.0, "prefetch": 4}]
+    pipelines = [Decoding(image_folder, decode(), **way) for way in ways]
+    for pipeline in pipelines:
+        pipeline.start_py_workers()
+    assert not torch.cuda.is_initialized()
+    expected = sums(pipelines[0])
+    for seed, pipeline in enumerate(pipelines[1:], 5):
+        assert torch.equal(sums(pipeline, seed=seed), expected)

@@ -35,7 +35,9 @@ from torchdali.tensorlist import TensorList
 __all__ = ["run"]
 
 _BLOCK = 1024
-_LOOKUP_BLOCK = 32768
+_LOOKUP_BLOCK = 16384
+_LOOKUP_PART = 2048
+_LOOKUP_WARPS = 4
 _TILE = (4, 32)
 """Rows and columns of the result that a program of the separable kernel makes."""
 _TILE_WARPS = 1
@@ -224,7 +226,10 @@ class _Launch:
             OUT=_TL[self.dtypes[-1]],
             TO=TYPES[self.dtypes[-1]],
             ALIGNED=bool(aligned),
+            ASSEMBLY=self.images.device.type == "cuda",
             BLOCK=_LOOKUP_BLOCK,
+            PART=_LOOKUP_PART,
+            num_warps=_LOOKUP_WARPS,
             enable_fp_fusion=False,
         )
         return True
