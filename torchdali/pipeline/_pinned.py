@@ -9,6 +9,7 @@ Source: CUDA Runtime API, "Memory Management" (cudaHostRegister) and "Event Mana
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,7 @@ class PinnedSegments:
             return
         self._done.add(start)
         address = self._memory.view(start, nbytes).ctypes.data
-        self._refused = int(_cudart().cudaHostRegister(address, nbytes, _PORTABLE)) not in (0, _ALREADY_REGISTERED)
+        self._refused = _register(address, nbytes) not in (0, _ALREADY_REGISTERED)
 
 
 class PinnedMemory:
@@ -89,7 +90,8 @@ class PinnedMemory:
         self._waiting.pop(address, None)
         if self._pinned.pop(address, None) is not None:
             try:
-                _cudart().cudaHostUnregister(address)
+                with _used_device():
+                    _cudart().cudaHostUnregister(address)
             except Exception:  # at the interpreter's end CUDA may be gone, and so may be what is imported
                 return
 
@@ -114,7 +116,7 @@ class PinnedMemory:
         """
         while self._waiting:
             address, nbytes = self._waiting.popitem()
-            status = int(_cudart().cudaHostRegister(address, nbytes, _PORTABLE))
+            status = _register(address, nbytes)
             if status in (0, _ALREADY_REGISTERED):
                 self._pinned[address] = nbytes
             else:
@@ -142,6 +144,24 @@ class PinnedMemory:
 
 def _key(stream: torch.cuda.Stream) -> tuple[int, int]:
     return stream.device_index, stream.cuda_stream
+
+
+def _register(address: int, nbytes: int) -> int:
+    """Pin memory; returns CUDA's error number."""
+    with _used_device():
+        return int(_cudart().cudaHostRegister(address, nbytes, _PORTABLE))
+
+
+def _used_device() -> contextlib.AbstractContextManager[object]:
+    """The current device is one that this process uses already.
+
+    These calls are for no device in particular, and yet make a context on the current one: in a new thread that is the first
+    GPU, on which a process that has another has no business, and its memory no room.
+    """
+    used = [index for index in range(torch.cuda.device_count()) if torch._C._cuda_hasPrimaryContext(index)]
+    if not used or torch.cuda.current_device() in used:
+        return contextlib.nullcontext()
+    return torch.cuda.device(used[0])
 
 
 def _cudart() -> Any:
