@@ -220,7 +220,7 @@ def emulated(monkeypatch, compiler):
         extent = (channels - 1) * integers[:, 1] + (integers[:, 4:6] - 1).T[0] * integers[:, 2] + integers[:, 5]
         arrays = [integers, table.astype(np.float32), job.blocks, np.stack([first, first + extent], 1)]
         numbers = len(job.blocks), job.threads, job.shared, channels, int(job.whole)
-        emulate = compiler(_cuda.definitions(arguments, _launch.TYPES[dtype]))
+        emulate = compiler(_cuda.definitions(arguments, _launch.TYPES[dtype], int(integers[0, 13])))
         kept = [np.ascontiguousarray(array) for array in arrays]
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in kept]
         assert emulate(*pointers[:3], *numbers, pointers[3]) is None
@@ -281,9 +281,11 @@ def chain(to):
     return [resized(), Colour(factors, 128 - 128 * factors), Colour(scale, offset, to)]
 
 
-def differences(steps, images):
+def differences(steps, images, interleaved=False):
     """The largest difference from the definition, and the share of values that differ."""
-    results = run(steps, images, image_sizes(images, "test"), False).as_cpu()
+    results = run(steps, images, image_sizes(images, "test"), interleaved)
+    assert all((result.stride(0) == 1) == (interleaved or result[0].numel() == 1) for result in results)
+    results = results.as_cpu()
     distances = []
     for position, (image, got) in enumerate(zip(images.as_cpu(), results, strict=True)):
         for step in steps:
@@ -294,17 +296,18 @@ def differences(steps, images):
     return float(everything.max()), float((everything > 0).double().mean())
 
 
-def check(device):
-    largest, differing = differences([resized()], batch().to(device))
+def check(device, interleaved):
+    largest, differing = differences([resized()], batch().to(device), interleaved)
     assert largest <= 1
     assert differing < 0.02
-    largest, differing = differences(chain(torch.float16), batch().to(device))
+    largest, differing = differences(chain(torch.float16), batch().to(device), interleaved)
     assert largest < 1.95 / 57 + 0.004  # one grey level, by the contrast
     assert differing < 0.03
 
 
-def test_the_kernel_emulated_on_a_cpu_is_the_definition(emulated):
-    check("cpu")
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_the_kernel_emulated_on_a_cpu_is_the_definition(emulated, interleaved):
+    check("cpu", interleaved)
     assert emulated == [len(CASES)] * 2
 
 
@@ -352,8 +355,8 @@ def test_each_pixel_of_the_result_belongs_to_one_block():
         assert (made == 1).all()
 
 
-@pytest.mark.parametrize("out", [0, 5])
-def test_the_source_is_translated_for_gpus_once(out, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("out", "spread"), [(0, 1), (5, 3)])
+def test_the_source_is_translated_for_gpus_once(out, spread, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHDALI_CACHE_DIR", str(tmp_path))
     pytest.importorskip("cuda.bindings.nvrtc")
     arguments = {"FIRST": 1, "KIND0": 1, "TO0": 1, "KIND1": 1, "TO1": out, "KIND2": 0, "TO2": 0}
@@ -361,7 +364,7 @@ def test_the_source_is_translated_for_gpus_once(out, monkeypatch, tmp_path):
         _cuda._bindings().nvrtc.nvrtcVersion()
     except RuntimeError:
         pytest.skip("needs NVRTC")
-    wanted = "sm_80" if out else "sm_90", _cuda.definitions(arguments, out)
+    wanted = "sm_80" if out else "sm_90", _cuda.definitions(arguments, out, spread)
     image = _cuda.translate(*wanted)
     assert len(image) > 1000
     monkeypatch.setattr(_cubins, "translated", lambda *_: pytest.fail("it was compiled once more"))
@@ -369,13 +372,16 @@ def test_the_source_is_translated_for_gpus_once(out, monkeypatch, tmp_path):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_kernel_is_used_and_is_the_definition(monkeypatch):
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_on_a_gpu_the_kernel_is_used_and_is_the_definition(interleaved, monkeypatch):
     rows = []
     launch = _cuda.launch
     monkeypatch.setattr(_cuda, "launch", lambda *given: rows.append(launch(*given)) or rows[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check("cuda")
+        check("cuda", interleaved)
         assert [row.all() for row in rows] == [True, True]
         for to in (torch.float32, torch.bfloat16):
-            assert differences(chain(to), batch().to("cuda"))[0] < 2 / 57.1 + (0.02 if to == torch.bfloat16 else 1e-4)
+            assert differences(chain(to), batch().to("cuda"), interleaved)[0] < 2 / 57.1 + (
+                0.02 if to == torch.bfloat16 else 1e-4
+            )

@@ -17,6 +17,7 @@ from typing import Any
 
 from torchdali import _spans
 from torchdali._warnings import collected_warnings
+from torchdali.ops._device import current
 from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.pipeline._ahead import Outcome
 from torchdali.pipeline._handover import Handover
@@ -207,7 +208,7 @@ class Producer(BatchMaker):
         event = None
         decoded = decoded_by_address(batch) if isinstance(self._reader, SharingReader) else None
         try:
-            with nullcontext() if self._handover is None else self._handover.stage():
+            with current(pipeline.device) if self._handover is None else self._handover.stage():
                 outputs, draws = self._call(pipeline, batch, decoded)
                 if self._handover is not None:
                     event = self._handover.finished()

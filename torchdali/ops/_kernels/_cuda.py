@@ -65,7 +65,7 @@ class Launch(NamedTuple):
     shared: int
     """Bytes."""
     whole: bool
-    """Whether results begin at multiples of two of them, in bytes."""
+    """Whether results begin at multiples of two of them, in bytes, or are written one by one."""
 
 
 def takes(dtypes: list[torch.dtype], arguments: dict[str, Any]) -> bool:
@@ -102,7 +102,8 @@ def plan(integers: _Integers, itemsize: int, slots: int, levels: int = 0) -> Lau
     table = np.ascontiguousarray(integers.T)
     height, width = table[14:16]
     across, down = _spans(table, 1, 16), _spans(table, 0, 8)
-    rows: npt.NDArray[np.bool_] = (table[3] == 1) & (table[13] == 1) & (table[2] < 2**26)
+    spread = int(table[13, 0])
+    rows: npt.NDArray[np.bool_] = (table[3] == 1) & (table[13] == spread) & (table[2] < 2**26)
     rows &= (across <= 128) & (down <= 66)
     rows &= (table[20:24:2] >= 2 * table[8:10]).all(0)  # else there may be rows of pixels that nothing depends on
     fast = (across <= 32) & (down <= 17)
@@ -123,7 +124,7 @@ def plan(integers: _Integers, itemsize: int, slots: int, levels: int = 0) -> Lau
     order = np.flatnonzero(rows)
     if not len(order):
         return None
-    whole = not (table[10] % (2 * itemsize)).any() and not (table[11:13] % 2).any()
+    whole = spread > 1 or (not (table[10] % (2 * itemsize)).any() and not (table[11:13] % 2).any())
     shared = min(int((tables_and_parts + STAGES * stage)[order].max()), _SHARED)
     chosen = [array[order] for array in (height, width, _STRIP * strips, products)]
     blocks = _blocks(order, chosen, table[8, order] / chosen[0], slots)
@@ -173,9 +174,15 @@ def _costs(
     return 1000 + of_step * ((2 * np.maximum(scale, 1) + 1 - scale) / 16 + 0.5), 210 + of_step * scale / 2
 
 
-def definitions(arguments: dict[str, Any], out: int) -> Definitions:
-    """What the source is compiled with, see there: from the arguments of the Triton kernel, and the results' type."""
-    return (*((name, arguments[name]) for name in _NAMES), ("OUT", out))
+def definitions(arguments: dict[str, Any], out: int, spread: int) -> Definitions:
+    """What the source is compiled with, see there.
+
+    Args:
+        arguments: of the Triton kernel.
+        out: the results' type.
+        spread: results from a pixel to the next.
+    """
+    return (*((name, arguments[name]) for name in _NAMES), ("OUT", out), ("SPREAD", spread))
 
 
 def launch(
@@ -199,7 +206,10 @@ def launch(
     Returns:
         (R,) which rows it did; None if it did nothing.
     """
-    function = compiled(device.index or 0, definitions(arguments, out))
+    spread = int(integers[0, 13])
+    if spread not in (1, 3):
+        return None
+    function = compiled(device.index or 0, definitions(arguments, out, spread))
     if function is None:
         return None
     levels = arguments["CHANNELS"] if arguments["FIRST"] == TYPES[torch.uint8] else 0

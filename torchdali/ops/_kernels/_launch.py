@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 import triton.language as tl
 
 from torchdali.ops._blur import Blur
+from torchdali.ops._device import current
 from torchdali.ops._execute import in_memory
 from torchdali.ops._kernels import _cuda, _lookup, _pixel, _separable, _warp
 from torchdali.ops._kernels._groups import TYPES, WIDE, Group, copies, grouped, narrowed, supports
@@ -37,7 +37,8 @@ __all__ = ["run"]
 _BLOCK = 1024
 _LOOKUP_BLOCK = 16384
 _LOOKUP_PART = 2048
-_LOOKUP_WARPS = 4
+_LOOKUP_WARPS = {1: 4}
+"""By the bytes of a result; 2 for others."""
 _TILE = (4, 32)
 """Rows and columns of the result that a program of the separable kernel makes."""
 _TILE_WARPS = 1
@@ -122,7 +123,7 @@ class _Launch:
 
     def run(self) -> TensorList:
         """Launch, and give the results."""
-        with _on(self.images.device):
+        with current(self.images.device):
             if self.added is not None:
                 assert self.target.flat is not None
                 self.target.flat.fill_(converted(torch.tensor(self.added, dtype=torch.float64), self.dtypes[-1]).item())
@@ -229,7 +230,7 @@ class _Launch:
             ASSEMBLY=self.images.device.type == "cuda",
             BLOCK=_LOOKUP_BLOCK,
             PART=_LOOKUP_PART,
-            num_warps=_LOOKUP_WARPS,
+            num_warps=_LOOKUP_WARPS.get(self.dtypes[-1].itemsize, 2),
             enable_fp_fusion=False,
         )
         return True
@@ -394,7 +395,3 @@ def _scales(
 def _counting(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """0 to count - 1 for each count, one after the other."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def _on(device: torch.device) -> Any:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

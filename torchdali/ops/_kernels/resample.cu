@@ -11,7 +11,7 @@
 // of 16 bytes is read if a byte of it is wanted. What lies in memory beside the pixels that are wanted has weight 0.
 //
 // FIRST, KIND0..2, TO0..2 and OUT are those of the other kernels (0 float32, 1 uint8, 2 int8, 3 int16, 4 float16,
-// 5 bfloat16); TILES: the most for a block; STAGES: the most of the ring; THREADS, BLOCKS: bounds for the launch.
+// 5 bfloat16); SPREAD: results from a pixel to the next, 1 or 3; TILES: the most for a block; STAGES: the most of the ring; THREADS, BLOCKS: bounds for the launch.
 
 #include "resample_pieces.cuh"
 
@@ -134,15 +134,15 @@ struct Strip {
         }
         if (left == INSIDE && rows_left >= TILE) {
             UNROLL for (int part = 0; part < PARTS; part++) {
-                store(near + 16 * part, values[part][0], values[part][2], true, 2);
-                store(far + 16 * part, values[part][1], values[part][3], true, 2);
+                store(near + 16 * SPREAD * part, values[part][0], values[part][2], true, 2);
+                store(far + 16 * SPREAD * part, values[part][1], values[part][3], true, 2);
             }
         } else {
             const int mine = rows_left - 2 * (lane & 3);
             UNROLL for (int part = 0; part < PARTS; part++) {
                 const int columns = left - 16 * part;
-                if (mine > 0) store(near + 16 * part, values[part][0], values[part][2], whole && columns > 1, columns);
-                if (mine > 1) store(far + 16 * part, values[part][1], values[part][3], whole && columns > 1, columns);
+                if (mine > 0) store(near + 16 * SPREAD * part, values[part][0], values[part][2], whole && columns > 1, columns);
+                if (mine > 1) store(far + 16 * SPREAD * part, values[part][1], values[part][3], whole && columns > 1, columns);
             }
         }
     }
@@ -341,7 +341,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int column = left + warp * WIDTH + 2 * group;
     const i64 line = row[FLIP_V] ? -row[TARGET_H] : row[TARGET_H];
     Result *target = (Result *)row[TARGET] + (row[FLIP_V] ? y.after - 1 : 0) * row[TARGET_H];
-    target += (top + 2 * quarter) * line + column;
+    target += (top + 2 * quarter) * line + SPREAD * column;
     const bool inside = whole && column - 2 * group + WIDTH <= right;
 #define STRIP(...) \
     Strip<__VA_ARGS__> strip = {shared, lane, source_h, channels, tiles, bottom - top, products, groups, whole != 0, \

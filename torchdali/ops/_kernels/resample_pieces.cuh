@@ -233,9 +233,9 @@ DEVICE u32 bits_of(float value) {
 
 // Two neighbours of a row of the result, of which ``count`` exist; ``whole``: both do, and lie at a multiple of their size.
 DEVICE void store(Result *target, u32 first, u32 second, bool whole, int count) {
-#if OUT == 0
-    if (whole || count > 0) write(target, first);
-    if (whole || count > 1) write(target + 1, second);
+#if OUT == 0 || SPREAD > 1
+    if (whole || count > 0) write(target, (Result)first);
+    if (whole || count > 1) write(target + SPREAD, (Result)second);
 #else
     const u32 pair = permute(first, second, sizeof(Result) == 2 ? 0x5410 : 0x40);
     if (whole) {

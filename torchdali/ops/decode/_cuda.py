@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from torchdali.ops._device import current
 from torchdali.ops.decode._cpu import CpuDecoder
 from torchdali.ops.decode._interface import Decoder, ImageInfo, Mode, Result
 
@@ -71,7 +72,8 @@ class CudaDecoder(Decoder):
         results: dict[int, Result],
     ) -> None:
         try:
-            images = self.decode_jpegs([files[n] for n in positions], [infos[n] for n in positions], mode, device)
+            with current(device):
+                images = self.decode_jpegs([files[n] for n in positions], [infos[n] for n in positions], mode, device)
         except (torch.OutOfMemoryError, torch.AcceleratorError):  # not the images' fault
             raise
         except RuntimeError as error:

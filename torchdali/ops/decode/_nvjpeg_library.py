@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch
 import torchvision
 
+from torchdali.ops._device import current
+
 __all__ = ["Engine", "EngineError", "engine_of", "library_path"]
 
 _HARDWARE = 3  # NVJPEG_BACKEND_HARDWARE
@@ -109,7 +111,7 @@ class Engine:
             destinations[:, channel] = buffer.data_ptr() + starts + channel * areas
             destinations[:, 4 + channel] = widths
         tables = [addresses.astype(np.uint64), lengths.astype(np.uint64), destinations]
-        with self._lock:
+        with current(self._device), self._lock:  # which is not in the arguments
             try:
                 self._decode(tables, channels, stream)
             except torch.OutOfMemoryError:
@@ -145,7 +147,7 @@ def engine_of(device: torch.device) -> Engine | None:
     path = library_path()
     if path is None:
         return None
-    with torch.cuda.device(device):
+    with current(device):
         torch.cuda.current_stream(device).synchronize()  # the device's context is made before nvJPEG looks for it
         try:
             return Engine(ctypes.CDLL(path), device)
