@@ -1,7 +1,7 @@
 """What is done to a pixel's channels and to nothing else: one affine map for each image.
 
 8-bit images whose channels are worked on one by one have 256 possible results for each channel. A table of them is made in
-double precision and looked up, which is quicker than arithmetic and gives the rounded result of the exact formula.
+double precision and looked up, which on a CPU is quicker than arithmetic and gives the rounded result of the exact formula.
 """
 
 from __future__ import annotations
