@@ -35,10 +35,11 @@ from torchdali.tensorlist import TensorList
 __all__ = ["run"]
 
 _BLOCK = 1024
-_LOOKUP_BLOCK = 16384
+_LOOKUPS = {1: (16384, 4), 2: (16384, 2)}
+"""By the bytes of a result: what a program makes, and its warps."""
+_LOOKUP_WIDE = (8192, 4)
+"""Of other results, for which there would be too few registers."""
 _LOOKUP_PART = 2048
-_LOOKUP_WARPS = {1: 4}
-"""By the bytes of a result; 2 for others."""
 _TILE = (4, 32)
 """Rows and columns of the result that a program of the separable kernel makes."""
 _TILE_WARPS = 1
@@ -218,7 +219,8 @@ class _Launch:
             counts = (height * width)[rows.image]
         else:
             return False
-        blocks, first = blocks_of(-(-counts // _LOOKUP_BLOCK))
+        block, warps = _LOOKUPS.get(self.dtypes[-1].itemsize, _LOOKUP_WIDE)
+        blocks, first = blocks_of(-(-counts // block))
         padded = not (self.sizes == self.sizes[:1]).all() and len(counts) == len(self.sizes)
         aligned = not (pointers % 16).any() and not (targets % 16).any() and (padded or not (counts % 16).any())
         _lookup.lookup_kernel[(len(blocks),)](
@@ -228,9 +230,9 @@ class _Launch:
             TO=TYPES[self.dtypes[-1]],
             ALIGNED=bool(aligned),
             ASSEMBLY=self.images.device.type == "cuda",
-            BLOCK=_LOOKUP_BLOCK,
+            BLOCK=block,
             PART=_LOOKUP_PART,
-            num_warps=_LOOKUP_WARPS.get(self.dtypes[-1].itemsize, 2),
+            num_warps=warps,
             enable_fp_fusion=False,
         )
         return True

@@ -11,7 +11,8 @@
 // of 16 bytes is read if a byte of it is wanted. What lies in memory beside the pixels that are wanted has weight 0.
 //
 // FIRST, KIND0..2, TO0..2 and OUT are those of the other kernels (0 float32, 1 uint8, 2 int8, 3 int16, 4 float16,
-// 5 bfloat16); SPREAD: results from a pixel to the next, 1 or 3; TILES: the most for a block; STAGES: the most of the ring; THREADS, BLOCKS: bounds for the launch.
+// 5 bfloat16); SPREAD: results from a pixel to the next, 1 or 3; TILES: the most for a block; STAGES: the most of the ring;
+// THREADS, BLOCKS: bounds for the launch.
 
 #include "resample_pieces.cuh"
 
