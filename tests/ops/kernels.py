@@ -127,6 +127,17 @@ def test_a_factor_for_each_channel_of_8_bits_is_exact_too(device):
     assert differences([normalise(torch.float32)], photographs(device))[0] == 0
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_levels_half_way_are_exact_where_single_precision_rounds_them_to_the_other_side(device, interleaved):
+    levels = torch.arange(256, dtype=torch.uint8).repeat(3 * 9).view(3, 9, 256)
+    images = TensorList([levels.permute(1, 2, 0).contiguous().permute(2, 0, 1) if interleaved else levels] * 4, "CHW")
+    factors, offsets = np.array([0.15, 0.3, 0.2, 1.25]), np.array([0.0, 0.5, -7.7, 0.0])
+    single = np.float32(factors)[:, None] * np.arange(256, dtype=np.float32) + np.float32(offsets)[:, None]
+    wrong = np.rint(single) != np.rint(factors[:, None] * np.arange(256) + offsets[:, None])
+    assert wrong.any(1).tolist() == [True, True, True, False]  # where arithmetic does for one of them
+    assert differences([Colour(factors, offsets)], images.to(device))[0] == 0
+
+
 def test_images_of_one_size_become_one_tensor(device):
     images = TensorList.from_batch(torch.arange(4 * 3 * 5 * 7, device=device).view(4, 3, 5, 7).to(torch.uint8), "CHW")
     assert differences([contrast()], images)[0] == 0

@@ -31,7 +31,9 @@ def launched(monkeypatch):
 
     counting(_launch._Launch, "run")
     counting(_standardize._Standardize, "_statistics")
-    monkeypatch.setattr(_launch, "_LOOKUP_BLOCK", 256)
+    monkeypatch.setattr(_launch, "_LOOKUPS", {})
+    monkeypatch.setattr(_launch, "_LOOKUP_WIDE", (256, 4))
+    monkeypatch.setattr(_launch, "_LOOKUP_PART", 64)
     monkeypatch.setattr(_standardize, "_BLOCK", 16)
     monkeypatch.setattr(_standardize, "_TURNS", 2)
     monkeypatch.setattr(_standardize, "_MERGE", 2)
