@@ -150,11 +150,18 @@ def test_what_default_collate_refuses_is_refused_in_torchs_words(kind, num_worke
     assert identical(ours, stock)
 
 
+@pytest.fixture
+def torch_waits_less(monkeypatch):
+    """For workers of its loader that do not end by themselves: by default five seconds each."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)
+
+
 def init_raising(worker):
     if worker == 1:
         raise PermissionError(f"worker {worker}")
 
 
+@pytest.mark.usefixtures("torch_waits_less")
 def test_an_error_of_the_init_function_is_torchs():
     told = []
     for cls in LOADERS.values():
@@ -185,7 +192,7 @@ class FailingStream(IterableDataset):
         yield 2
 
 
-@pytest.mark.slow  # torch's waits for its workers
+@pytest.mark.usefixtures("torch_waits_less")
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize(("where", "batch_size"), [("__iter__", None), ("a generator", 1)])
 def test_an_error_of_an_iterable_dataset_is_torchs(where, batch_size, num_workers):
