@@ -1,8 +1,9 @@
 """The CUDA C++ kernel for resizing photographs, resample.cu: when it is used, its compilation, its launch.
 
-It takes what training takes: images of 8 bits, channel by channel, a linear filter, results channel by channel. It is compiled
-by NVRTC when it is first wanted, for the device and for the types and colours of the launch, and kept on disk, see
-:mod:`torchdali.ops._kernels._cubins`. Where that cannot be done, or for other images, the Triton kernel stands in.
+It takes what training takes: images of 8 bits, channel by channel, a linear filter, results channel by channel or of three
+channels side by side. It is compiled by NVRTC when it is first wanted, for the device and for the types and colours of the
+launch, and kept on disk, see :mod:`torchdali.ops._kernels._cubins`. Where that cannot be done, or for other images, the Triton
+kernel stands in.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ class _Launch:
             OUT=_TL[self.dtypes[-1]],
             TO=TYPES[self.dtypes[-1]],
             ALIGNED=bool(aligned),
-            ASSEMBLY=self.images.device.type == "cuda",
+            ASSEMBLY=self.images.device.type == "cuda" and torch.version.cuda is not None,
             BLOCK=block,
             PART=_LOOKUP_PART,
             num_warps=warps,

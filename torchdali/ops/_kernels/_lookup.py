@@ -77,7 +77,7 @@ def lookup_kernel(
     each image, whatever is in them. To be launched without fused multiplication and addition, which rounds in another way.
 
     ALIGNED: all addresses are multiples of 16 bytes, and the target may be written up to the next one. ASSEMBLY: whether there
-    is a GPU to understand it. PART: how many are looked up at a time.
+    is an NVIDIA GPU to understand it. PART: how many are looked up at a time.
     """
     program = tl.program_id(0)
     image = tl.load(blocks + program)
