@@ -92,7 +92,7 @@ multiprocessing_context, generator, prefetch_factor, persistent_workers, pin_mem
             raise ValueError(
                 f"snapshot_every_n_steps is {snapshot_every_n_steps}; it is a number of batches, or 0: never"
             )
-        check_stage(pipeline, prefetch)
+        check_stage(pipeline, prefetch, device)
         self._torchdali = Own(
             on_worker_death=on_worker_death,
             memory_limit=memory_limit,

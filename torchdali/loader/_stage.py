@@ -28,6 +28,8 @@ from torchdali.loader._state import Delivery, End
 from torchdali.ops import BatchContext, Operator, RandomOperator, available_cpus, batch_context, number_streams
 from torchdali.pipeline import Pipeline, adapt_modules
 from torchdali.pipeline._handover import wait_for
+from torchdali.pipeline._placement import expected_device
+from torchdali.pipeline._queues import allow_queues
 from torchdali.pipeline._statistics import Stopwatch
 from torchdali.pool import deferred_interrupt
 from torchdali.report import Causes
@@ -39,8 +41,8 @@ _STREAM = 0xFFFFFFFD
 """Of random draws; operators count theirs from 0, and the last two are taken."""
 
 
-def check_stage(pipeline: Any, prefetch: Any) -> None:
-    """See that a stage can be made of it.
+def check_stage(pipeline: Any, prefetch: Any, device: torch.device | str | int | None) -> None:
+    """See that a stage can be made of it, and have CUDA, if it comes to that, be ready for it.
 
     Raises:
         TypeError: ``pipeline`` cannot be called, or has sources of its own.
@@ -48,17 +50,20 @@ def check_stage(pipeline: Any, prefetch: Any) -> None:
     """
     if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
         raise ValueError(f"prefetch is {prefetch!r}; it is the number of batches ahead of the consumer, at least 1")
-    if pipeline is None:
+    if pipeline is None and device is None:
         return
     if isinstance(pipeline, Pipeline):
         raise TypeError(
             f"pipeline is a {type(pipeline).__name__}, which has sources and workers of its own: iterate over it instead of a "
             "DataLoader, or give the DataLoader a module that is only the stage"
         )
-    if not callable(pipeline):
+    if pipeline is not None and not callable(pipeline):
         raise TypeError(
             f"pipeline is a {type(pipeline).__name__}; it has to be an nn.Module, or a function of the batch"
         )
+    expected = expected_device("auto" if device is None else device)
+    if expected is None or expected.type == "cuda":
+        allow_queues()
 
 
 def map_tensors(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -11,6 +11,7 @@ from torchdali.pipeline._early import EarlyDecoding
 from torchdali.pipeline._pinned import PinnedMemory
 from torchdali.pipeline._placement import Chosen, Placement, check_placement, choose_placement, expected_device
 from torchdali.pipeline._produce import serial_draws
+from torchdali.pipeline._queues import allow_queues
 from torchdali.pipeline._share import AnyReader, CpuShare, SharingReader, check_share, decode_in_worker
 from torchdali.pool import OnWorkerDeath, StartMethod
 from torchdali.source import ExternalSource, LastBatch, Reader
@@ -129,13 +130,16 @@ class Staff:
         Args:
             pipeline: whose stage it is; it is not kept alive.
         """
+        device = expected_device(self._request)
+        if device is None or device.type == "cuda":
+            allow_queues()
         self.reader.start()
         if self.placement.gpu_workers and self.crew is None:
             self.crew = Crew(
                 pipeline,
                 self.placement.gpu_workers,
                 self.reader.memory,  # which forked processes inherit
-                device=expected_device(self._request),
+                device=device,
                 num_threads=self._num_threads,
                 name=self._name,
                 record_draws=self._record_draws,
