@@ -136,7 +136,7 @@ class PinnedMemory:
     def _all_streams(self) -> list[torch.cuda.Stream]:
         found = dict(self._streams)
         for index in range(torch.cuda.device_count()):
-            if torch._C._cuda_hasPrimaryContext(index):
+            if _has_context(index):
                 for stream in (torch.cuda.current_stream(index), torch.cuda.default_stream(index)):
                     found[_key(stream)] = stream
         return list(found.values())
@@ -158,10 +158,16 @@ def _used_device() -> contextlib.AbstractContextManager[object]:
     These calls are for no device in particular, and yet make a context on the current one: in a new thread that is the first
     GPU, on which a process that has another has no business, and its memory no room.
     """
-    used = [index for index in range(torch.cuda.device_count()) if torch._C._cuda_hasPrimaryContext(index)]
+    used = [index for index in range(torch.cuda.device_count()) if _has_context(index)]
     if not used or torch.cuda.current_device() in used:
         return contextlib.nullcontext()
     return torch.cuda.device(used[0])
+
+
+def _has_context(index: int) -> bool:
+    """Whether this process uses a device."""
+    torch_c: Any = torch._C  # its stubs have not always had it
+    return bool(torch_c._cuda_hasPrimaryContext(index))
 
 
 def _cudart() -> Any:

@@ -21,7 +21,7 @@ __all__ = ["VARIABLE", "allow_queues"]
 VARIABLE = "CUDA_DEVICE_MAX_CONNECTIONS"
 
 _MOST = "32"
-_DEFAULT_PIPE = Path("/tmp/nvidia-mps")  # noqa: S108  of the Multi-Process Service, not of ours
+_DEFAULT_PIPE = Path("/tmp/nvidia-mps")  # of that service, not ours
 
 
 def allow_queues() -> None:

@@ -287,8 +287,9 @@ def _loaded(device: int, defined: Definitions) -> Any | None:
         module = checked(bindings.driver.cuModuleLoadData(image))
         function = checked(bindings.driver.cuModuleGetFunction(module, b"resize"))
         attribute = bindings.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-        checked(bindings.driver.cuFuncSetAttribute(function, attribute, min(_SHARED, most)))
+        properties: Any = torch.cuda.get_device_properties(device)  # not all is in the stubs of each release
+        most = min(_SHARED, properties.shared_memory_per_block_optin)
+        checked(bindings.driver.cuFuncSetAttribute(function, attribute, most))
     except RuntimeError as error:
         if not _failures:
             message = f"a CUDA kernel could not be built, a slower one is used: {error}"
