@@ -1,5 +1,6 @@
 """An engine begins with the next batch while the stage is at work: the results are those of a stage that does all itself."""
 
+import ctypes
 import threading
 import time
 
@@ -18,7 +19,8 @@ from torchdali.ops.decode._nvjpeg_library import Engine
 from torchdali.pipeline import _staff
 from torchdali.pipeline._early import MOST_WASTED
 
-FILES = [np.frombuffer(encoded(picture(70 + 2 * n, 80 + n), quality=70), np.uint8) for n in range(20)]
+# Of chroma as large as luma: what the stand-in for the engine makes of a row does not depend on those below either.
+FILES = [np.frombuffer(encoded(picture(70 + 2 * n, 80 + n), quality=70, subsampling=0), np.uint8) for n in range(20)]
 
 
 class Read:
@@ -124,6 +126,63 @@ def test_the_engine_is_at_work_while_the_stage_is(early, library):
 
     epoch(Slow(early()))
     assert sum(together) >= 3
+
+
+def heights_at(library):
+    """Those of the images that the engine was asked for."""
+    found = []
+    decode = library.nvjpegDecodeBatched
+
+    def noting(handle, state, files, lengths, destinations, stream):
+        addresses = ctypes.cast(files, ctypes.POINTER(ctypes.c_uint64))[: library.prepared[0]]
+        for address in addresses:
+            head = ctypes.string_at(address, 400)
+            at = head.index(b"\xff\xc0")
+            found.append(head[at + 5] << 8 | head[at + 6])
+        return decode(handle, state, files, lengths, destinations, stream)
+
+    library.nvjpegDecodeBatched = noting
+    return found
+
+
+def test_the_engine_goes_no_further_than_the_crops(early, library):
+    heights = heights_at(library)
+    crops = {"area": (0.1, 0.2)}
+    expected = epoch(Decoding(ops.DecodeRandomCrop(**crops)))
+    assert_same(epoch(Decoding(early(ops.DecodeRandomCrop, **crops))), expected)
+    assert sum(height < 80 + n for n, height in enumerate(heights)) > 10
+
+
+class Moving(Decoding):
+    """Crops at places that each call has for itself."""
+
+    def forward(self, files):
+        place = torch.linspace(0, 1, len(files)) * (files.sizes[:, 0].sum() % 97 / 97)
+        return self.decode(files, position_y=place)
+
+
+def test_places_that_the_call_alone_knows_are_waited_for(early):
+    expected = epoch(Moving(ops.DecodeCrop((30, 40))))
+    assert_same(epoch(Moving(early(ops.DecodeCrop, size=(30, 40)))), expected)
+    assert ahead(early.threads) >= 4
+
+
+class Remembering(ops.DecodeImage):
+    """A user's decoder, whose windows depend on what its forward was given."""
+
+    def forward(self, files):
+        self.sizes_of_files = files.sizes[:, 0]
+        return super().forward(files)
+
+    def windows(self, sizes, valid):
+        height = 20 + self.sizes_of_files % 30
+        return np.stack([0 * height, 0 * height, height, 0 * height + 40], 1)
+
+
+def test_windows_of_a_user_s_decoder_are_asked_for_when_it_is_called(early):
+    expected = epoch(Decoding(Remembering()))
+    assert_same(epoch(Decoding(early(Remembering))), expected)
+    assert ahead(early.threads) >= 4
 
 
 def test_epochs_end_and_begin_as_without(early):

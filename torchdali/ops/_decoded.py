@@ -41,12 +41,14 @@ class Asked(NamedTuple):
     settings: DecodeSettings
     device: torch.device
     """Where it decodes to."""
+    cuts_alike: bool = True
+    """Whether the parts of the images that it wants depend on nothing that the call alone has."""
 
 
 class BegunDecoding(Protocol):
     """What was begun for a decoder before its call."""
 
-    def fits(self, files: Any, module: Any, settings: DecodeSettings, device: torch.device) -> bool:
+    def fits(self, files: Any, asked: Asked) -> bool:
         """Whether it is what this decoder would do with these files."""
 
     def wait(self) -> Any:
@@ -139,7 +141,7 @@ class Decoded:
     def begun(self, files: Any, asked: Asked) -> BegunDecoding | None:
         """What was begun for this call, to one caller; None if that is nothing."""
         for number, begun in enumerate(self._begun):
-            if isinstance(files, TensorList) and begun.fits(files, asked.module, asked.settings, asked.device):
+            if isinstance(files, TensorList) and begun.fits(files, asked):
                 return self._begun.pop(number)
         return None
 

@@ -3,7 +3,8 @@
 A call of the engine takes long and needs no Python, what the stage does beside it is Python: one after the other, each
 waits for the other. Here the engine's part of a batch is done in a thread of its own, on a stream of its own, as soon as the
 sources' workers are done with it; the decoder finds it there when the batch's turn has come. Nothing depends on it: what
-was not begun, or turns out to be another file, is decoded in the stage.
+was not begun, or turns out to be another file, is decoded in the stage. Before that another thread brings the files to pinned
+memory.
 
 Which files are decoded, and how, is known from the batch before.
 """
@@ -21,7 +22,9 @@ import numpy as np
 import torch
 
 from torchdali import _spans
+from torchdali.ops import BatchContext, batch_context
 from torchdali.ops._decoded import Asked, DecodeSettings, version_of
+from torchdali.ops._device import current
 from torchdali.ops.decode._at_once import AtOnce
 from torchdali.source import SourceBatch
 
@@ -47,12 +50,13 @@ class Begun:
         self._memory = plan.files.flat
         self._version = version_of(self._memory)
 
-    def fits(self, files: Any, module: Any, settings: DecodeSettings, device: torch.device) -> bool:
+    def fits(self, files: Any, asked: Asked) -> bool:
         """Whether it is what this decoder would do with these files."""
         planned = self._plan.files
         return (
-            self._asked.module() is module
-            and (self._asked.settings, self._asked.device) == (settings, device)
+            self._asked.module() is asked.module
+            and (self._asked.settings, self._asked.device) == (asked.settings, asked.device)
+            and (asked.cuts_alike or not self._plan.knows_windows)
             and np.array_equal(files.pointers, planned.pointers)
             and np.array_equal(files.sizes, planned.sizes)
             and version_of(self._memory) == self._version
@@ -76,6 +80,7 @@ class _Route(NamedTuple):
     module: weakref.ref[Any]
     settings: DecodeSettings
     device: torch.device
+    cuts_alike: bool
 
 
 class EarlyDecoding:
@@ -83,20 +88,23 @@ class EarlyDecoding:
 
     Args:
         name: of the pipeline.
+        seed: likewise.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, seed: int) -> None:
+        self._name, self._seed = name, seed
         self._routes: list[_Route] = []
         self._wasted = 0
         """Batches that were begun since something of one was wanted."""
-        self._executor: ThreadPoolExecutor | None = None
+        self._executors: tuple[ThreadPoolExecutor, ...] = ()
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def learn(self, asked: list[tuple[int, Asked]]) -> None:
         """Take in which outputs of the sources which decoders were given."""
         if asked:
-            self._routes = [_Route(number, weakref.ref(a.module), a.settings, a.device) for number, a in asked]
+            self._routes = [
+                _Route(number, weakref.ref(a.module), a.settings, a.device, a.cuts_alike) for number, a in asked
+            ]
 
     def begin(self, batch: SourceBatch, output: int, without: Collection[int]) -> list[Begun] | None:
         """Begin with a batch; None where it is not known what is decoded, or what was begun before was in vain.
@@ -115,7 +123,9 @@ class EarlyDecoding:
                 continue
             with contextlib.suppress(Exception):  # the stage will see for itself
                 files = batch.outputs[route.output]
-                plan = module.plan(files, without if route.output == output else (), route.device)
+                left_out = without if route.output == output else ()
+                with batch_context(self._context(batch, route.device)):
+                    plan = module._plan(files, left_out, route.device, cut=route.cuts_alike)
                 if plan is not None:
                     begun.append(Begun(route, plan, self._submit(plan, route.device), self._was_wanted))
         if begun:
@@ -123,21 +133,35 @@ class EarlyDecoding:
         return begun
 
     def close(self) -> None:
-        """End the thread; what is under way is waited for, as it reads what the sources' workers wrote."""
-        executor, self._executor = self._executor, None
+        """End the threads; what is under way is waited for, as it reads what the sources' workers wrote."""
+        executors, self._executors = self._executors, ()
         self._routes = []
-        if executor is not None:
+        for executor in executors:
             executor.shutdown(wait=True, cancel_futures=True)
 
     def _was_wanted(self) -> None:
         self._wasted = 0
 
-    def _submit(self, plan: AtOnce, device: torch.device) -> Future[None]:
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"{self._name} engine")
-        return self._executor.submit(self._decode, plan, device)
+    def _context(self, batch: SourceBatch, device: torch.device) -> BatchContext:
+        return BatchContext(self._seed, batch.epoch, batch.iteration, batch.indices, device, 1)
 
-    def _decode(self, plan: AtOnce, device: torch.device) -> None:
+    def _submit(self, plan: AtOnce, device: torch.device) -> Future[None]:
+        if not self._executors:
+            self._executors = tuple(
+                ThreadPoolExecutor(1, thread_name_prefix=f"{self._name} {what}") for what in ("files", "engine")
+            )
+        files, engine = self._executors
+        staged = files.submit(self._stage, plan, device)
+        return engine.submit(self._decode, plan, device, staged)
+
+    def _stage(self, plan: AtOnce, device: torch.device) -> None:
+        begin = time.perf_counter()
+        with current(device), _spans.labelled("stage files"):
+            plan.stage()
+        self._note("files", "stage files", begin)
+
+    def _decode(self, plan: AtOnce, device: torch.device, staged: Future[None]) -> None:
+        staged.result()
         begin = time.perf_counter()
         with torch.no_grad(), contextlib.ExitStack() as stack:
             if device.type == "cuda":
@@ -147,5 +171,8 @@ class EarlyDecoding:
                 stack.enter_context(torch.cuda.stream(self._streams[device]))
             with _spans.labelled("decode ahead"):
                 plan.decode()
+        self._note("engine", "decode ahead", begin)
+
+    def _note(self, track: str, name: str, begin: float) -> None:
         if _spans.recorder is not None:
-            _spans.recorder.add(self._name, "engine", "decode ahead", begin, time.perf_counter())
+            _spans.recorder.add(self._name, track, name, begin, time.perf_counter())

@@ -122,7 +122,7 @@ class Staff:
         ahead = stage_thread and not self.placement.gpu_workers and (device is None or device.type == "cuda")
         self.reader: AnyReader = reader
         if reader.pool is not None and (cpu_share or ahead):
-            self.reader = SharingReader(reader, cpu_share, EarlyDecoding(name) if ahead else None)
+            self.reader = SharingReader(reader, cpu_share, EarlyDecoding(name, seed) if ahead else None)
 
     def start(self, pipeline: Any) -> None:
         """Start all of them.

@@ -12,12 +12,16 @@ import torch
 from torchdali.ops.decode._exif import turn_upright
 from torchdali.ops.decode._glance import Seen, look
 from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, ImageInfo, Mode
+from torchdali.ops.decode._staging import Staged, needed_rows
 from torchdali.tensorlist import TensorList
 from torchdali.tensorlist._views import Views
 
-__all__ = ["AtOnce", "plan_at_once"]
+__all__ = ["AtOnce", "Windows", "plan_at_once"]
 
 Integers: TypeAlias = npt.NDArray[np.int64]
+
+Windows: TypeAlias = Callable[[Integers, npt.NDArray[np.bool_]], "Integers | None"]
+"""As :meth:`~torchdali.ops.DecodeImage.windows`."""
 
 
 class Pieces:
@@ -76,6 +80,10 @@ class AtOnce:
         infos: of the files that are not known in ``seen``, or are no baseline JPEGs, by position.
         decoder, mode, device: as of :meth:`Decoder.decode`.
         upright: turn images as their Exif orientation says.
+
+    Attributes:
+        windows: (N, 4), the parts of the images that are wanted, if that is known already; see :meth:`cut`.
+        knows_windows: whether it is; it may be that all of each image is wanted.
     """
 
     def __init__(
@@ -100,24 +108,53 @@ class AtOnce:
         engine &= decoder.sizes_suit(self._height, self._width, device)
         engine[list(without)] = False
         self._engine = engine
+        self._rows = self._height
+        self._staged: Staged | None = None
         self._decoded: tuple[torch.Tensor, Integers] | None = None
+        self.windows: Integers | None = None
+        self.knows_windows = False
+
+    def cut(self, windows: Windows) -> None:
+        """Ask for the parts that are wanted, before anything is decoded: an engine need not go on below them."""
+        count = len(self.files)
+        sizes = np.stack([self._height, self._width], 1)
+        turned = [n for n, info in self._infos.items() if self._upright and info.orientation >= 5]
+        sizes[turned] = sizes[turned, ::-1]
+        self.windows, self.knows_windows = windows(sizes, np.ones(count, np.bool_)), True
+        if self.windows is not None:
+            steps = np.where(self._engine & self._seen.known, self._seen.step, 0)
+            ends = self.windows[:, 0] + self.windows[:, 2]
+            self._rows = needed_rows(self._height, ends, steps, self._decoder.fewest_rows)
 
     @property
     def pays(self) -> bool:
         """Whether the engine has at least half of the files."""
         return 2 * int(self._engine.sum()) >= len(self.files)
 
+    def stage(self) -> None:
+        """Copy what the engine is to decode to where it is best read, and where its headers may be changed."""
+        which = np.flatnonzero(self._engine)
+        assert self.files.flat is not None
+        assert self.files.offsets is not None
+        staged = Staged(self.files.flat, self.files.offsets[which], self.files.sizes[which, 0], self.device)
+        less = np.flatnonzero((self._rows < self._height)[which])
+        staged.set_heights(less, self._seen.height_at[which[less]], self._rows[which[less]])
+        self._staged = staged
+
     def decode(self) -> None:
         """Have the engine do its part, on the current stream."""
         which = np.flatnonzero(self._engine)
+        if self._staged is None and (self._rows < self._height).any():
+            self.stage()
         self._decoded = self._decoder.decode_into_buffer(
-            self.files.pointers[which],
+            self.files.pointers[which] if self._staged is None else self._staged.addresses,
             self.files.sizes[which, 0],
-            self._height[which],
+            self._rows[which],
             self._width[which],
             1 if self._mode == "GRAY" else 3,
             self.device,
         )
+        self._staged = None
 
     def finish(self, given: Mapping[int, torch.Tensor]) -> Pieces | None:
         """Do the rest, on the current stream, which may be another one.
@@ -135,7 +172,7 @@ class AtOnce:
             buffer.record_stream(torch.cuda.current_stream(buffer.device))
         pieces = Pieces(len(self.files))
         which = np.flatnonzero(self._engine)
-        height, width = self._height[which], self._width[which]
+        height, width = self._rows[which], self._width[which]
         sizes = np.stack([np.full(len(which), 1 if self._mode == "GRAY" else 3), height, width], 1)
         strides = np.stack([height * width, width, np.ones_like(width)], 1)
         pieces.add(which, buffer, starts, sizes, strides)
@@ -174,12 +211,14 @@ def plan_at_once(
     *,
     upright: bool,
     max_pixels: int,
+    windows: Windows | None = None,
 ) -> AtOnce | None:
     """A batch that can be decoded so; None where something is wrong with a file, or an engine has little to do.
 
     Args:
         inspect: tells of the file at a position what a look at all of them does not.
         max_pixels: an image that claims more is wrong.
+        windows: tells which parts of the images are wanted, given the sizes of all; None: that is not known yet.
         files, without, decoder, mode, device, upright: as of :class:`AtOnce`.
     """
     if not isinstance(decoder, BufferDecoder) or mode == "UNCHANGED":
@@ -188,7 +227,8 @@ def plan_at_once(
     if seen is None:
         return None
     single = ~(seen.known & seen.baseline)
-    single[list(without)] = False
+    if windows is None:
+        single[list(without)] = False
     infos: dict[int, ImageInfo] = {}
     for position in np.flatnonzero(single).tolist():
         info = inspect(position)
@@ -196,4 +236,8 @@ def plan_at_once(
             return None
         infos[position] = info
     planned = AtOnce(files, seen, without, infos, decoder, mode, device, upright=upright)
-    return planned if planned.pays else None
+    if not planned.pays:
+        return None
+    if windows is not None:
+        planned.cut(windows)
+    return planned

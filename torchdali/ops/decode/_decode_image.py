@@ -147,13 +147,14 @@ class DecodeImage(Operator):
             )
         return (results, *others) if others else results
 
-    def plan(self, files: Any, without: Collection[int], device: torch.device) -> AtOnce | None:
+    def _plan(self, files: Any, without: Collection[int], device: torch.device, *, cut: bool = False) -> AtOnce | None:
         """What an engine is to do with a batch, before it is given to this operator, or when; None if that is not the way.
 
         Args:
             files: as :meth:`forward` takes them.
             without: positions of files that are decoded elsewhere.
             device: where to.
+            cut: whether it is known already which parts of the images are wanted, and the batch is that at hand.
         """
         return plan_at_once(
             files,
@@ -164,6 +165,7 @@ class DecodeImage(Operator):
             device,
             upright=self.apply_exif_orientation,
             max_pixels=self.max_pixels,
+            windows=self.windows if cut else None,
         )
 
     def _at_once(self, files: Any, given: dict[int, torch.Tensor], device: torch.device) -> TensorList | None:
@@ -172,7 +174,8 @@ class DecodeImage(Operator):
         begun = (
             None if context is None or context.decoded is None else context.decoded.begun(files, self._asked(device))
         )
-        plan = self.plan(files, given, device) if begun is None else begun.wait()
+        # Outside a pipeline windows may be drawn but once, from torch's generator, and not where this comes to nothing.
+        plan = self._plan(files, given, device, cut=context is not None) if begun is None else begun.wait()
         if plan is None:
             return None
         if begun is None:
@@ -180,7 +183,9 @@ class DecodeImage(Operator):
         pieces = plan.finish(given)
         if pieces is None:
             return None
-        windows = self.windows(pieces.shapes[:, 1:], np.ones(len(files), np.bool_))
+        windows = plan.windows
+        if not plan.knows_windows:
+            windows = self.windows(pieces.shapes[:, 1:], np.ones(len(files), np.bool_))
         self.last_kept = list(range(len(files)))
         return pieces.batch(windows, self.layout)
 
@@ -243,7 +248,11 @@ class DecodeImage(Operator):
 
     def _asked(self, device: torch.device) -> Asked:
         settings = DecodeSettings(self.mode, self.apply_exif_orientation, self.max_pixels, cpu_library(self.decoder))
-        return Asked(self, settings, device)
+        return Asked(self, settings, device, self._cuts_alike())
+
+    def _cuts_alike(self) -> bool:
+        """Whether :meth:`windows` says now what it will say in the next call; of a user's class nobody knows."""
+        return type(self).__module__.startswith("torchdali.ops.")
 
     def _decoder(self, device: torch.device) -> Decoder:
         if device.type not in self._decoders:

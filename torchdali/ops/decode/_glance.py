@@ -77,6 +77,10 @@ class Seen(NamedTuple):
     components: Integers
     suits: npt.NDArray[np.bool_]
     baseline: npt.NDArray[np.bool_]
+    height_at: Integers
+    """Where in the file its height is, two bytes."""
+    step: Integers
+    """Rows of an MCU."""
 
     def info(self, position: int) -> ImageInfo:
         """Of a file that is known."""
@@ -86,7 +90,7 @@ class Seen(NamedTuple):
 
     def infos(self) -> list[ImageInfo | None]:
         """File by file; None for files that have to be looked at one by one."""
-        columns = (column.tolist() for column in self)
+        columns = (column.tolist() for column in self[:6])
         return [
             ImageInfo("JPEG", h, w, c, 1, s, (), b) if k else None for k, h, w, c, s, b in zip(*columns, strict=True)
         ]
@@ -104,7 +108,7 @@ def look(files: Any, max_pixels: int) -> Seen | None:
     if files.sizes.shape[1] != 1 or files.flat is None or files.offsets is None or not files.flat.numel():
         return None
     data = files.flat.numpy()
-    seen = _seen(data, _walk(data, files.offsets, files.sizes[:, 0]))
+    seen = _seen(data, files.offsets, _walk(data, files.offsets, files.sizes[:, 0]))
     pixels = seen.height * seen.width
     return seen._replace(known=seen.known & (pixels > 0) & (pixels <= max_pixels))
 
@@ -151,7 +155,7 @@ def _walk(data: Bytes, starts: Integers, lengths: Integers) -> _Headers:
     return headers
 
 
-def _seen(data: Bytes, headers: _Headers) -> Seen:
+def _seen(data: Bytes, starts: Integers, headers: _Headers) -> Seen:
     at = np.where(headers.plain, headers.frame, 0)
     header = data[np.minimum(at[:, None] + np.arange(_ROOM - 1), len(data) - 1)]
     # Marker, length (2), precision, height (2), width (2), components; then identifier, sampling, table of each.
@@ -164,4 +168,5 @@ def _seen(data: Bytes, headers: _Headers) -> Seen:
     suits = _ENGINE_FRAME[header[:, 0]] & (header[:, 3] == 8) & (height > 0) & ((components == 1) | three)
     baseline = suits & (header[:, 0] == BASELINE) & (headers.scanned == components)
     baseline &= np.where(components == 1, header[:, 10] == 0x11, _BASELINE_SAMPLES[header[:, 10]])
-    return Seen(headers.plain, height, width, components, suits, baseline)
+    step = 8 * np.where(components == 1, 1, header[:, 10] & 15).astype(np.int64)
+    return Seen(headers.plain, height, width, components, suits, baseline, at + 4 - starts, step)

@@ -89,7 +89,13 @@ class Decoder(ABC):
 
 
 class BufferDecoder(Decoder):
-    """A decoder that can also write a batch of ordinary JPEGs into one buffer, and needs nothing but their places for it."""
+    """A decoder that can also write a batch of ordinary JPEGs into one buffer, and needs nothing but their places for it.
+
+    Rows of an image do not depend on those below, so that a header may tell of fewer than there are.
+    """
+
+    fewest_rows: int
+    """Of an image that it takes."""
 
     @abstractmethod
     def sizes_suit(

@@ -31,6 +31,7 @@ class NvjpegDecoder(CudaDecoder, BufferDecoder):
     """
 
     name = "nvjpeg"
+    fewest_rows = _LEAST
 
     def __init__(self, cpu: CpuDecoder) -> None:
         super().__init__(cpu)

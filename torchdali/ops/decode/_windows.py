@@ -135,6 +135,9 @@ class DecodeCrop(DecodeImage):
     def _own(self) -> tuple[Argument, Argument]:
         return self.position_y, self.position_x
 
+    def _cuts_alike(self) -> bool:
+        return self._given == (None, None)
+
 
 class DecodeSlice(DecodeImage):
     """Decode, and cut the same part out of each image.
