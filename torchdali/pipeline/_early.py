@@ -56,7 +56,7 @@ class Begun:
         return (
             self._asked.module() is asked.module
             and (self._asked.settings, self._asked.device) == (asked.settings, asked.device)
-            and (asked.cuts_alike or not self._plan.knows_windows)
+            and (asked.cuts_alike or not self._plan.glimpse.knows_windows)
             and np.array_equal(files.pointers, planned.pointers)
             and np.array_equal(files.sizes, planned.sizes)
             and version_of(self._memory) == self._version

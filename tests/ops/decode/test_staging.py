@@ -139,7 +139,7 @@ def test_on_a_gpu_the_rows_that_are_left_are_the_same(image_folder):
         parts = module(files)
         plan = module._plan(files, (), device, cut=True)
         whole = module._plan(files, (), device)
-        windows = plan.windows
+        windows = plan.glimpse.windows
     assert plan is not None
     assert (plan._rows < plan._height).sum() > count / 4
     whole.decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,18 +10,15 @@ import numpy.typing as npt
 import torch
 
 from torchdali.ops.decode._exif import turn_upright
-from torchdali.ops.decode._glance import Seen, look
-from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, ImageInfo, Mode
+from torchdali.ops.decode._glimpse import Glimpse
+from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, Mode
 from torchdali.ops.decode._staging import Staged, needed_rows
 from torchdali.tensorlist import TensorList
 from torchdali.tensorlist._views import Views
 
-__all__ = ["AtOnce", "Windows", "plan_at_once"]
+__all__ = ["AtOnce", "plan_at_once"]
 
 Integers: TypeAlias = npt.NDArray[np.int64]
-
-Windows: TypeAlias = Callable[[Integers, npt.NDArray[np.bool_]], "Integers | None"]
-"""As :meth:`~torchdali.ops.DecodeImage.windows`."""
 
 
 class Pieces:
@@ -71,60 +68,45 @@ class Pieces:
 class AtOnce:
     """A batch in which nothing is wrong as far as its headers say, most of which an engine decodes at once.
 
-    The engine's part can be done in another thread and on another stream than the rest, before the rest is wanted.
+    The engine's part can be done in another thread and on another stream than the rest, before the rest is wanted. It goes
+    no further down in an image than is wanted, where that is known.
 
     Args:
         files: in one buffer.
-        seen: of them.
+        glimpse: of them.
         without: positions of files that are left out, as somebody else decodes them.
-        infos: of the files that are not known in ``seen``, or are no baseline JPEGs, by position.
         decoder, mode, device: as of :meth:`Decoder.decode`.
         upright: turn images as their Exif orientation says.
-
-    Attributes:
-        windows: (N, 4), the parts of the images that are wanted, if that is known already; see :meth:`cut`.
-        knows_windows: whether it is; it may be that all of each image is wanted.
     """
 
     def __init__(
         self,
         files: TensorList,
-        seen: Seen,
+        glimpse: Glimpse,
         without: Collection[int],
-        infos: Mapping[int, ImageInfo],
         decoder: BufferDecoder,
         mode: Mode,
         device: torch.device,
         *,
         upright: bool,
     ) -> None:
-        self.files, self._seen, self._infos = files, seen, infos
+        self.files, self.glimpse = files, glimpse
+        self._seen, self._infos = glimpse.seen, glimpse.infos
         self._decoder, self._mode, self.device, self._upright = decoder, mode, device, upright
-        engine = seen.known & seen.baseline
-        self._height, self._width = seen.height.copy(), seen.width.copy()
-        for position, info in infos.items():
+        engine = self._seen.known & self._seen.baseline
+        for position, info in self._infos.items():
             engine[position] = info.baseline
-            self._height[position], self._width[position] = info.height, info.width
+        self._height, self._width = glimpse.height, glimpse.width
         engine &= decoder.sizes_suit(self._height, self._width, device)
         engine[list(without)] = False
         self._engine = engine
         self._rows = self._height
+        if glimpse.windows is not None:
+            ends = glimpse.windows[:, 0] + glimpse.windows[:, 2]
+            steps = np.where(engine & self._seen.known, self._seen.step, 0)
+            self._rows = needed_rows(self._height, ends, steps, decoder.fewest_rows)
         self._staged: Staged | None = None
         self._decoded: tuple[torch.Tensor, Integers] | None = None
-        self.windows: Integers | None = None
-        self.knows_windows = False
-
-    def cut(self, windows: Windows) -> None:
-        """Ask for the parts that are wanted, before anything is decoded: an engine need not go on below them."""
-        count = len(self.files)
-        sizes = np.stack([self._height, self._width], 1)
-        turned = [n for n, info in self._infos.items() if self._upright and info.orientation >= 5]
-        sizes[turned] = sizes[turned, ::-1]
-        self.windows, self.knows_windows = windows(sizes, np.ones(count, np.bool_)), True
-        if self.windows is not None:
-            steps = np.where(self._engine & self._seen.known, self._seen.step, 0)
-            ends = self.windows[:, 0] + self.windows[:, 2]
-            self._rows = needed_rows(self._height, ends, steps, self._decoder.fewest_rows)
 
     @property
     def pays(self) -> bool:
@@ -203,41 +185,16 @@ class AtOnce:
 
 def plan_at_once(
     files: Any,
+    glimpse: Glimpse | None,
     without: Collection[int],
-    inspect: Callable[[int], ImageInfo | CannotDecodeError],
     decoder: Decoder,
     mode: Mode,
     device: torch.device,
     *,
     upright: bool,
-    max_pixels: int,
-    windows: Windows | None = None,
 ) -> AtOnce | None:
-    """A batch that can be decoded so; None where something is wrong with a file, or an engine has little to do.
-
-    Args:
-        inspect: tells of the file at a position what a look at all of them does not.
-        max_pixels: an image that claims more is wrong.
-        windows: tells which parts of the images are wanted, given the sizes of all; None: that is not known yet.
-        files, without, decoder, mode, device, upright: as of :class:`AtOnce`.
-    """
-    if not isinstance(decoder, BufferDecoder) or mode == "UNCHANGED":
+    """A batch that can be decoded so; None where it cannot, or an engine has little to do; see :class:`AtOnce`."""
+    if not isinstance(decoder, BufferDecoder) or mode == "UNCHANGED" or glimpse is None:
         return None
-    seen = look(files, max_pixels)
-    if seen is None:
-        return None
-    single = ~(seen.known & seen.baseline)
-    if windows is None:
-        single[list(without)] = False
-    infos: dict[int, ImageInfo] = {}
-    for position in np.flatnonzero(single).tolist():
-        info = inspect(position)
-        if isinstance(info, CannotDecodeError):
-            return None
-        infos[position] = info
-    planned = AtOnce(files, seen, without, infos, decoder, mode, device, upright=upright)
-    if not planned.pays:
-        return None
-    if windows is not None:
-        planned.cut(windows)
-    return planned
+    planned = AtOnce(files, glimpse, without, decoder, mode, device, upright=upright)
+    return planned if planned.pays else None

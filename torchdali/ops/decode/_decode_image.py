@@ -18,8 +18,9 @@ from torchdali.ops._uncompiled import uncompiled
 from torchdali.ops.decode._at_once import AtOnce, plan_at_once
 from torchdali.ops.decode._exif import turn_upright
 from torchdali.ops.decode._glance import glance
+from torchdali.ops.decode._glimpse import Glimpse, glimpse_of
 from torchdali.ops.decode._inspect import MAX_PIXELS, inspect
-from torchdali.ops.decode._interface import CannotDecodeError, Decoder, ImageInfo, Mode, Result
+from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, ImageInfo, Mode, Result
 from torchdali.ops.decode._policy import DecodeStatistics, OnError, check_policy, substitute
 from torchdali.ops.decode._select import DecoderName, check_decoder, cpu_library, select_decoder
 from torchdali.tensorlist import TensorList
@@ -147,7 +148,15 @@ class DecodeImage(Operator):
             )
         return (results, *others) if others else results
 
-    def _plan(self, files: Any, without: Collection[int], device: torch.device, *, cut: bool = False) -> AtOnce | None:
+    def _plan(
+        self,
+        files: Any,
+        without: Collection[int],
+        device: torch.device,
+        *,
+        cut: bool = False,
+        glimpse: Glimpse | None = None,
+    ) -> AtOnce | None:
         """What an engine is to do with a batch, before it is given to this operator, or when; None if that is not the way.
 
         Args:
@@ -155,14 +164,18 @@ class DecodeImage(Operator):
             without: positions of files that are decoded elsewhere.
             device: where to.
             cut: whether it is known already which parts of the images are wanted, and the batch is that at hand.
+            glimpse: of the files, if somebody has looked.
         """
-        return plan_at_once(
+        decoder = self._decoder(device)
+        if glimpse is None and self.mode != "UNCHANGED" and isinstance(decoder, BufferDecoder):
+            glimpse = self._glimpse(files, cut=cut)
+        return plan_at_once(files, glimpse, without, decoder, self.mode, device, upright=self.apply_exif_orientation)
+
+    def _glimpse(self, files: Any, *, cut: bool) -> Glimpse | None:
+        """A look at a batch; ``cut`` as of :meth:`_plan`."""
+        return glimpse_of(
             files,
-            without,
             lambda position: self._inspect(position, files[position]),
-            self._decoder(device),
-            self.mode,
-            device,
             upright=self.apply_exif_orientation,
             max_pixels=self.max_pixels,
             windows=self.windows if cut else None,
@@ -183,8 +196,8 @@ class DecodeImage(Operator):
         pieces = plan.finish(given)
         if pieces is None:
             return None
-        windows = plan.windows
-        if not plan.knows_windows:
+        windows = plan.glimpse.windows
+        if not plan.glimpse.knows_windows:
             windows = self.windows(pieces.shapes[:, 1:], np.ones(len(files), np.bool_))
         self.last_kept = list(range(len(files)))
         return pieces.batch(windows, self.layout)
