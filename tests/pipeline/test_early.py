@@ -9,81 +9,11 @@ import pytest
 import torch
 
 import torchdali
-from tests.ops.decode.nvjpeg import CPU, STREAM, Library
 from tests.ops.decode.oddities import encoded, picture
-from torchdali import DecodeError, ExternalSource, ops
-from torchdali.ops.decode import _at_once, _nvjpeg
-from torchdali.ops.decode._cpu import CpuDecoder
-from torchdali.ops.decode._nvjpeg import NvjpegDecoder
-from torchdali.ops.decode._nvjpeg_library import Engine
-from torchdali.pipeline import _staff
+from tests.pipeline.looking_ahead import FILES, Decoding, Read, assert_same, epoch
+from torchdali import DecodeError, ops
+from torchdali.ops.decode import _at_once
 from torchdali.pipeline._early import MOST_WASTED
-
-# Of chroma as large as luma: what the stand-in for the engine makes of a row does not depend on those below either.
-FILES = [np.frombuffer(encoded(picture(70 + 2 * n, 80 + n), quality=70, subsampling=0), np.uint8) for n in range(20)]
-
-
-class Read:
-    """A source of JPEGs, some of which may be something else."""
-
-    def __init__(self, odd=None):
-        self.odd = odd or {}
-
-    def __call__(self, info):
-        n = info.idx_in_epoch
-        if n >= len(FILES):
-            raise StopIteration
-        return (self.odd.get(n, FILES[n]),)
-
-
-class Decoding(torchdali.Pipeline):
-    def __init__(self, decode, source=None, change=None, **options):
-        super().__init__(
-            ExternalSource(source or Read(), num_outputs=1, batch=False), batch_size=4, num_workers=2, seed=1, **options
-        )
-        self.decode = decode
-        self.change = change
-
-    def forward(self, files):
-        return self.decode(files if self.change is None else self.change(files))
-
-
-@pytest.fixture
-def library():
-    return Library()
-
-
-@pytest.fixture
-def early(library, monkeypatch):
-    """Has pipelines begin early although they are on the CPU, with a stand-in for the engine; lists who decoded."""
-    threads = []
-    engine = Engine(library, CPU)
-    decode = engine._decode
-    monkeypatch.setattr(engine, "_decode", lambda *a: (threads.append(threading.current_thread().name), decode(*a)))
-    monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: STREAM)
-    monkeypatch.setattr(_staff, "expected_device", lambda request: torch.device("cuda", 0))
-
-    def made(operator=ops.DecodeImage, **options):
-        module = operator(**options)
-        decoder = NvjpegDecoder(CpuDecoder())
-        decoder._others = None
-        module._decoders["cpu"] = decoder
-        return module
-
-    made.threads = threads
-    return made
-
-
-def epoch(pipeline):
-    with pipeline:
-        return [[image.clone() for image in images] for images in pipeline]
-
-
-def assert_same(batches, expected):
-    assert len(batches) == len(expected)
-    for batch, other in zip(batches, expected, strict=True):
-        assert all(torch.equal(image, same) for image, same in zip(batch, other, strict=True))
 
 
 def ahead(threads):

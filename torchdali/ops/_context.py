@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ class BatchContext(NamedTuple):
     None: nobody wants to know."""
     decoded: Decoded | None = None
     """Pixels that workers have decoded already, and where decoders note what they were given; None: nothing is shared out."""
+    following: Any = None
+    """A :class:`~torchdali.ops._foresight.Following`, where operators note their calls and find what was foreseen of them."""
 
 
 _current: ContextVar[BatchContext | None] = ContextVar("torchdali_batch", default=None)

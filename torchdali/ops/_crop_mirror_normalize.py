@@ -11,7 +11,6 @@ import torch
 from torchdali.ops._arguments import Argument, check_argument, check_dtype, of_call, per_channel, per_sample
 from torchdali.ops._colour import Colour
 from torchdali.ops._crop import OutOfBounds, crop_windows
-from torchdali.ops._execute import execute, image_sizes
 from torchdali.ops._geometry_arguments import Numbers, check_pixels, constant_fill, pairs_per_sample, shown
 from torchdali.ops._normalize import check_number, normalization
 from torchdali.ops._operator import ImageOperator
@@ -201,14 +200,10 @@ class CropMirrorNormalize(ImageOperator):
         Returns:
             A TensorList of layout ``output_layout``; a tensor if a tensor was given.
         """
-        name = type(self).__name__
-        batch = TensorList.from_batch(images)
-        steps = self.steps(image_sizes(batch, name), batch.dtype, **arguments)
         layout = self.output_layout
-        results = execute(steps, batch, name, channels_last=None if layout is None else layout == "HWC")
-        if layout is not None:
-            results = _laid_out(results, batch.layout or "CHW", layout)
-        return results if isinstance(images, TensorList) else results.as_tensor()
+        return self._apply_steps(
+            images, arguments, channels_last=None if layout is None else layout == "HWC", layout=layout
+        )
 
 
 def _padded(
@@ -234,14 +229,3 @@ def _padded(
     result = np.repeat(np.broadcast_to(fill, (1, total)), count, 0)
     result[:, :channels] = constants
     return Colour(mixed, result, dtype)
-
-
-def _laid_out(images: TensorList, layout: str, wanted: str) -> TensorList:
-    """Views of images with their dimensions in another order."""
-    if layout == wanted:
-        order = (0, 1, 2)
-    else:
-        order = (2, 0, 1) if wanted == "CHW" else (1, 2, 0)
-    if images.block is not None:
-        return TensorList.from_batch(images.block.permute(0, *(dim + 1 for dim in order)), wanted)
-    return TensorList([image.permute(order) for image in images], wanted, dtype=images.dtype, device=images.device)

@@ -33,6 +33,11 @@ class Observation(NamedTuple):
     wanted: tuple[tuple[int, DecodeSettings], ...]
     """Number of the sources' output, and the settings; an entry for each call."""
 
+    @classmethod
+    def of(cls, asked: Sequence[tuple[int, Asked]]) -> Observation:
+        """Of the calls of decoders that were given an output of the sources as it is, by its number."""
+        return cls(tuple((number, call.settings) for number, call in asked))
+
 
 class Asked(NamedTuple):
     """A call of a decoder."""
@@ -150,11 +155,13 @@ class Decoded:
         calls = []
         for address, asked in self._notes:
             for number, output in enumerate(self._outputs):
-                if output.dtype == torch.uint8 and output.device.type == "cpu" and address in output.pointers:
+                if output.dtype != torch.uint8 or output.device.type != "cpu" or not len(output):
+                    continue
+                if address == output.pointers[0] or address in output.pointers:
                     calls.append((number, asked))
                     break
         return calls
 
     def observe(self) -> Observation:
         """What decoders were given, as far as it comes from the sources as it is."""
-        return Observation(tuple((number, asked.settings) for number, asked in self.asked()))
+        return Observation.of(self.asked())

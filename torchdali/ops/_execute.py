@@ -15,7 +15,7 @@ from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._threads import parallel_map
 from torchdali.tensorlist import TensorList
 
-__all__ = ["execute", "has_kernels", "image_sizes", "in_memory"]
+__all__ = ["execute", "has_kernels", "image_sizes", "in_memory", "laid_out"]
 
 _LAYOUTS = ("", "CHW", "HWC")
 
@@ -98,3 +98,14 @@ def in_memory(images: TensorList, *, channels_last: bool) -> TensorList:
         block = torch.stack([image.permute(order) for image in images])
         return TensorList.from_batch(block.permute(0, *(dim + 1 for dim in back)), images.layout)
     return images.map(lambda image: image.permute(order).contiguous().permute(back), images.layout)
+
+
+def laid_out(images: TensorList, layout: str, wanted: str) -> TensorList:
+    """Views of images with their dimensions in another order."""
+    if layout == wanted:
+        order = (0, 1, 2)
+    else:
+        order = (2, 0, 1) if wanted == "CHW" else (1, 2, 0)
+    if images.block is not None:
+        return TensorList.from_batch(images.block.permute(0, *(dim + 1 for dim in order)), wanted)
+    return TensorList([image.permute(order) for image in images], wanted, dtype=images.dtype, device=images.device)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from torchdali.ops._execute import execute, image_sizes
-from torchdali.ops._operator import ImageOperator, Operator
-from torchdali.ops._steps import Step
+from torchdali.ops._operator import ImageOperator, StepwiseOperator
+from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Fused"]
 
 
-class Fused(Operator):
+class Fused(StepwiseOperator):
     """Operators on images, one after the other, in as few launches as possible.
 
     The result is that of ``nn.Sequential`` of the same operators, also where integers are rounded on the way. On the GPU
@@ -54,6 +55,16 @@ class Fused(Operator):
         """The arguments, for ``print``."""
         return "" if self.channels_last is None else f"channels_last={self.channels_last}"
 
+    def steps(self, sizes: Sizes, dtype: torch.dtype, **arguments: Any) -> list[Step]:
+        """Those of all operators; there are no further arguments."""
+        steps: list[Step] = []
+        for operator in self.children():
+            assert isinstance(operator, ImageOperator)
+            for step in operator.steps(sizes, dtype):
+                steps.append(step)
+                sizes, dtype = step.sizes(sizes), step.dtype(dtype)
+        return steps
+
     @uncompiled
     def forward(self, images: TensorList | torch.Tensor) -> TensorList | torch.Tensor:
         """Apply all operators to a batch.
@@ -64,13 +75,4 @@ class Fused(Operator):
         Returns:
             A TensorList of the same layout; a tensor if a tensor was given.
         """
-        batch = TensorList.from_batch(images)
-        sizes, dtype = image_sizes(batch, type(self).__name__), batch.dtype
-        steps: list[Step] = []
-        for operator in self.children():
-            assert isinstance(operator, ImageOperator)
-            for step in operator.steps(sizes, dtype):
-                steps.append(step)
-                sizes, dtype = step.sizes(sizes), step.dtype(dtype)
-        results = execute(steps, batch, type(self).__name__, channels_last=self.channels_last)
-        return results if isinstance(images, TensorList) else results.as_tensor()
+        return self._apply_steps(images, {}, channels_last=self.channels_last)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchdali.ops._execute import execute, image_sizes
+from torchdali.ops._execute import execute, image_sizes, laid_out
+from torchdali.ops._foresight import Result, hand
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.tensorlist import TensorList
 
-__all__ = ["ImageOperator", "Operator"]
+__all__ = ["ImageOperator", "Operator", "StepwiseOperator"]
 
 
 class Operator(nn.Module):
@@ -23,8 +24,55 @@ class Operator(nn.Module):
     """
 
 
-class ImageOperator(Operator):
-    """An operator on images that can be fused with its neighbours: it says what it does as a :class:`Step`."""
+class StepwiseOperator(Operator):
+    """An operator on images that says what it does as :class:`Step` s."""
+
+    @abstractmethod
+    def steps(self, sizes: Sizes, dtype: torch.dtype, **arguments: Any) -> list[Step]:
+        """What is to be done to a batch, one after the other.
+
+        Args:
+            sizes: of the images, (N, 3): channels, height, width.
+            dtype: of the images.
+            arguments: of this call, instead of the module's own.
+        """
+
+    def _apply_steps(
+        self,
+        images: TensorList | torch.Tensor,
+        arguments: dict[str, Any],
+        *,
+        channels_last: bool | None = None,
+        layout: str | None = None,
+    ) -> TensorList | torch.Tensor:
+        """Decide what is to be done to a batch, or find it decided, and do it.
+
+        Args:
+            images, arguments: of the call.
+            channels_last: as of :func:`~torchdali.ops._execute.execute`.
+            layout: of the results; None: that of the images.
+
+        Returns:
+            A TensorList; a tensor if a tensor was given.
+        """
+        name = type(self).__name__
+        batch = TensorList.from_batch(images)
+        sizes = image_sizes(batch, name)
+        call = hand(self, images, arguments, Result)
+        steps = None if call is None else call.steps(sizes, batch.dtype)
+        if steps is None:
+            steps = self.steps(sizes, batch.dtype, **arguments)
+        results = execute(steps, batch, name, channels_last=channels_last)
+        if layout is not None:
+            results = laid_out(results, batch.layout or "CHW", layout)
+        output = results if isinstance(images, TensorList) else results.as_tensor()
+        if call is not None:
+            call.gave(output)
+        return output
+
+
+class ImageOperator(StepwiseOperator):
+    """An operator on images that can be fused with its neighbours."""
 
     @abstractmethod
     def step(self, sizes: Sizes, dtype: torch.dtype, **arguments: Any) -> Step:
@@ -51,8 +99,4 @@ class ImageOperator(Operator):
         Returns:
             A TensorList of the same layout; a tensor if a tensor was given.
         """
-        name = type(self).__name__
-        batch = TensorList.from_batch(images)
-        steps = self.steps(image_sizes(batch, name), batch.dtype, **arguments)
-        results = execute(steps, batch, name)
-        return results if isinstance(images, TensorList) else results.as_tensor()
+        return self._apply_steps(images, arguments)

@@ -18,6 +18,7 @@ from torch import nn
 
 from torchdali._philox import words
 from torchdali.ops._context import current_batch
+from torchdali.ops._foresight import hand
 from torchdali.ops._steps import FLOATS, INTEGERS, convert
 from torchdali.ops._uncompiled import uncompiled
 
@@ -118,10 +119,15 @@ class RandomOperator(nn.Module, ABC):
         Returns:
             CPU tensor of shape (count,) followed by ``shape``.
         """
-        uniform = self.uniforms(count, self.streams)
-        drawn = torch.from_numpy(self.transform(uniform)).reshape(len(uniform), *self.shape)
-        drawn = drawn != 0 if self.dtype == torch.bool else convert(drawn, self.dtype)
-        self.record(drawn)
+        call = hand(self, None, {"count": count}, None)
+        drawn = None if call is None else call.drawn()
+        if drawn is None:
+            uniform = self.uniforms(count, self.streams)
+            drawn = torch.from_numpy(self.transform(uniform)).reshape(len(uniform), *self.shape)
+            drawn = drawn != 0 if self.dtype == torch.bool else convert(drawn, self.dtype)
+            self.record(drawn)
+        if call is not None:
+            call.gave(drawn)
         return drawn
 
     def _repr(self, *arguments: object) -> str:

@@ -13,7 +13,7 @@ from torch import fx
 from torchdali.pipeline._device import DeviceRequest
 from torchdali.pipeline._pipeline import Pipeline
 from torchdali.pipeline._placement import Placement
-from torchdali.pipeline._share import CpuShare
+from torchdali.pipeline._share_control import CpuShare
 from torchdali.pipeline._trace import Trace, tracing
 from torchdali.pool import OnWorkerDeath, StartMethod
 from torchdali.source import ExternalSource

@@ -26,6 +26,7 @@ from torchdali.ops import BatchContext, batch_context
 from torchdali.ops._decoded import Asked, DecodeSettings, version_of
 from torchdali.ops._device import current
 from torchdali.ops.decode._at_once import AtOnce
+from torchdali.pipeline._foresee import Foreseen
 from torchdali.source import SourceBatch
 
 __all__ = ["Begun", "EarlyDecoding"]
@@ -106,13 +107,16 @@ class EarlyDecoding:
                 _Route(number, weakref.ref(a.module), a.settings, a.device, a.cuts_alike) for number, a in asked
             ]
 
-    def begin(self, batch: SourceBatch, output: int, without: Collection[int]) -> list[Begun] | None:
+    def begin(
+        self, batch: SourceBatch, output: int, without: Collection[int], foreseen: Foreseen | None
+    ) -> list[Begun] | None:
         """Begin with a batch; None where it is not known what is decoded, or what was begun before was in vain.
 
         Args:
             batch: of the sources.
             output: number of the one of which others decode a part.
             without: the positions of that part.
+            foreseen: what is known of the batch.
         """
         if not self._routes or self._wasted > MOST_WASTED:
             return None
@@ -124,8 +128,9 @@ class EarlyDecoding:
             with contextlib.suppress(Exception):  # the stage will see for itself
                 files = batch.outputs[route.output]
                 left_out = without if route.output == output else ()
+                glimpse = None if foreseen is None else foreseen.of(module)
                 with batch_context(self._context(batch, route.device)):
-                    plan = module._plan(files, left_out, route.device, cut=route.cuts_alike)
+                    plan = module._plan(files, left_out, route.device, cut=route.cuts_alike, glimpse=glimpse)
                 if plan is not None:
                     begun.append(Begun(route, plan, self._submit(plan, route.device), self._was_wanted))
         if begun:

@@ -20,7 +20,7 @@ from torchdali.pipeline._placement import Placement
 from torchdali.pipeline._produce import CLOSE_SECONDS, Turns
 from torchdali.pipeline._reporting import Reporting, fill
 from torchdali.pipeline._runner import Runner
-from torchdali.pipeline._share import CpuShare
+from torchdali.pipeline._share_control import CpuShare
 from torchdali.pipeline._staff import Source, Staff, as_sources, positive
 from torchdali.pipeline._statistics import Stopwatch
 from torchdali.pool import OnWorkerDeath, StartMethod

@@ -17,6 +17,7 @@ from typing import Any
 
 from torchdali import _spans
 from torchdali._warnings import collected_warnings
+from torchdali.ops._decoded import Observation
 from torchdali.ops._device import current
 from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.pipeline._ahead import Outcome
@@ -205,16 +206,18 @@ class Producer(BatchMaker):
             self.unpack_seconds += max(0.0, spent)
 
     def _through_stage(self, pipeline: Stage, batch: SourceBatch) -> Outcome:
-        event = None
-        decoded = decoded_by_address(batch) if isinstance(self._reader, SharingReader) else None
+        event = decoded = following = None
+        if isinstance(self._reader, SharingReader):
+            decoded, following = decoded_by_address(batch), self._reader.follow(batch)
         try:
             with current(pipeline.device) if self._handover is None else self._handover.stage():
-                outputs, draws = self._call(pipeline, batch, decoded)
+                outputs, draws = self._call(pipeline, batch, decoded, following)
                 if self._handover is not None:
                     event = self._handover.finished()
         except Exception as raised:
             return Outcome(error=raised)
         finally:
             if decoded is not None and isinstance(self._reader, SharingReader):
-                self._reader.learn(decoded.observe(), decoded.asked())
+                asked = decoded.asked()
+                self._reader.learn(Observation.of(asked), asked, following)
         return Outcome(outputs, samples=len(batch.indices), event=event, draws=draws)

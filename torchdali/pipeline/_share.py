@@ -7,6 +7,8 @@ others.
 
 What is read is held by its batch for as long as a worker may look at it, also after the batch was given up.
 
+With a stage in this process workers also find out what its operators will do with a batch (``_foresee.py``).
+
 Everything else is as the :class:`~torchdali.source.Reader` has it. What it raises for a batch waits for its turn, and so does
 the end of the epoch, after which the reader is not asked again before somebody asks here: it might begin the next one. Ctrl-C
 loses nothing.
@@ -14,22 +16,19 @@ loses nothing.
 
 from __future__ import annotations
 
-import numbers
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from torchdali._warnings import collected_warnings, warn
 from torchdali.errors import WorkerDiedError
 from torchdali.ops import BatchContext
 from torchdali.ops._decoded import Asked, Observation
-from torchdali.pipeline._early import Begun, EarlyDecoding
-from torchdali.pipeline._share_control import ShareControl
+from torchdali.ops._foresight import Following
+from torchdali.pipeline._early import EarlyDecoding
+from torchdali.pipeline._foresee import Foresight
+from torchdali.pipeline._held import Held
+from torchdali.pipeline._share_control import CpuShare, ShareControl
 from torchdali.pipeline._share_out import (
     Route,
     choose,
@@ -39,12 +38,12 @@ from torchdali.pipeline._share_out import (
     gather,
     route_of,
 )
-from torchdali.pool import Job, Memory, PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.pool import Memory, PoolStatistics, WorkerPool, deferred_interrupt
 from torchdali.source import ExternalSource, Part, Reader, SourceBatch
 from torchdali.source._feed import urgency
 from torchdali.source._info import BatchInfo
 
-__all__ = ["AnyReader", "CpuShare", "SharingReader", "check_share", "decode_in_worker", "decoded_by_address", "observe"]
+__all__ = ["AnyReader", "SharingReader", "decode_in_worker", "decoded_by_address", "observe"]
 
 HELD = 2
 """Batches beyond the one in the stage of which files are decoded at a time."""
@@ -52,48 +51,10 @@ HELD = 2
 QUICK_SECONDS = 0.02
 """What all workers together take to read what is asked for ahead, if it is to be read before something is decoded."""
 
-CpuShare = float | Literal["auto"]
-
-
-def check_share(value: object) -> CpuShare:
-    """See that a share is one.
-
-    Raises:
-        ValueError: it is neither a number from 0 to 1 nor ``"auto"``.
-    """
-    if value == "auto":
-        return "auto"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
-        raise ValueError(
-            f'cpu_share is {value!r}; it is the share of each batch that the workers decode, from 0 to 1, or "auto"'
-        )
-    return float(value)
-
 
 def observe(context: BatchContext) -> Observation:
     """What the stage's decoders were given, for :meth:`SharingReader.learn`; it can be sent to another process."""
     return Observation(()) if context.decoded is None else context.decoded.observe()
-
-
-@dataclass(eq=False)
-class _Held:
-    """What the reader gave, and what workers are to add to it."""
-
-    batch: SourceBatch | None = None
-    error: BaseException | None = None
-    """Instead; StopIteration is the end of the epoch."""
-    warnings: tuple[tuple[str, type[Warning]], ...] = ()
-    seen: bool = False
-    """It was shared out, or there was nothing in it to share out."""
-    job: Job | None = None
-    route: Route | None = None
-    positions: npt.NDArray[np.int64] | None = None
-    begun: Sequence[Begun] | None = None
-    """What an engine has begun with; None: not yet."""
-
-    @property
-    def waits(self) -> bool:
-        return self.job is not None and not self.job.arrived
 
 
 class SharingReader:
@@ -103,20 +64,27 @@ class SharingReader:
         reader: its pool has :func:`decode_in_worker` as the first of its further functions.
         share: of each batch, from 0 to 1; ``"auto"``: as :class:`ShareControl` finds it.
         early: begins with the batch after the one in the stage; None: nobody does.
+        foresight: what operators will do with it is asked for; None: it is not.
     """
 
-    def __init__(self, reader: Reader, share: CpuShare, early: EarlyDecoding | None = None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        share: CpuShare,
+        early: EarlyDecoding | None = None,
+        foresight: Foresight | None = None,
+    ) -> None:
         assert reader.pool is not None
-        self._early = early
-        self._most = HELD if share else 1
+        self._early, self._foresight = early, foresight
+        self._most = HELD if share or foresight is not None else 1
         self._reader = reader
         self._pool: WorkerPool = reader.pool
         self._control = ShareControl() if share == "auto" else None
         self.share = 0.0 if share == "auto" else share
         """Of the batches that are shared out now."""
         self._route: Route | None = None
-        self._held: deque[_Held] = deque()
-        self._given_up: list[_Held] = []
+        self._held: deque[Held] = deque()
+        self._given_up: list[Held] = []
         """Workers may still be looking at what was read for them."""
         self._over = False
         """The end of the epoch is among what is held."""
@@ -195,9 +163,10 @@ class SharingReader:
         self._reader.reset(at)
         with deferred_interrupt():
             for held in self._held:
-                if held.job is not None:
-                    self._pool.cancel(held.job)
-                    self._given_up.append(held)
+                for job in (held.job, None if held.asked is None else held.asked[1]):
+                    if job is not None:
+                        self._pool.cancel(job)
+                self._given_up.append(held)
             self._held.clear()
             self._ready = None
             self._over = False
@@ -239,11 +208,28 @@ class SharingReader:
         """For so long nobody wanted a batch: enough are ready for the consumer."""
         self._unwanted += seconds
 
-    def learn(self, observation: Observation, asked: Sequence[tuple[int, Asked]] = ()) -> None:
-        """Take in what the stage's decoders were given, and, where they are in this process, who they are."""
+    def follow(self, batch: SourceBatch) -> Following | None:
+        """Who notes what operators are called for a batch, and has what is foreseen of them."""
+        return None if self._foresight is None else self._foresight.follow(batch)
+
+    def learn(
+        self,
+        observation: Observation,
+        asked: Sequence[tuple[int, Asked]] = (),
+        following: Following | None = None,
+    ) -> None:
+        """Take in what the stage's decoders were given.
+
+        Args:
+            observation: that.
+            asked: likewise, where they are in this process.
+            following: what was called, likewise.
+        """
         self._route = route_of(observation, self._route)
         if self._early is not None:
             self._early.learn(list(asked))
+        if self._foresight is not None and following is not None:
+            self._foresight.learn(following)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -271,6 +257,7 @@ class SharingReader:
 
     def _look_ahead(self) -> None:
         """Take from the reader what it has, and share it out."""
+        self._given_up = [held for held in self._given_up if held.is_read]
         for held in self._held:  # from before it was known what to decode
             self._share_out(held)
         while not self._full and not self._reader.wait(0):
@@ -281,8 +268,22 @@ class SharingReader:
                 self._held.append(held)
                 self._over = isinstance(held.error, StopIteration)
                 self._reader.advance()  # not before: Ctrl-C would lose it
+                self._foresee(held)
                 self._share_out(held)
         self._begin()
+
+    def _foresee(self, held: Held) -> None:
+        """Ask what operators will do with a batch: before anything else, as it is wanted first."""
+        if self._foresight is not None and held.batch is not None:
+            held.asked = self._foresight.ask(held.batch, urgency(BatchInfo(0, held.batch.epoch)))
+
+    def _look_at_answer(self, held: Held) -> None:
+        if self._foresight is None or held.asked is None or held.foreseen is not None:
+            return
+        held.foreseen = self._foresight.answer(held.asked)
+        if held.is_read:
+            self._given_up.append(held)
+        held.asked = None
 
     def _begin(self) -> None:
         """Have the engine begin with the first of what is held, which is next."""
@@ -292,22 +293,22 @@ class SharingReader:
         output, without = -1, []
         if held.job is not None and held.route is not None and held.positions is not None:
             output, without = held.route.output, held.positions.tolist()
-        held.begun = self._early.begin(held.batch, output, without)
+        self._look_at_answer(held)
+        held.begun = self._early.begin(held.batch, output, without, held.foreseen)
 
-    def _fetch(self) -> _Held:
+    def _fetch(self) -> Held:
         try:
-            return _Held(self._reader.peek())
+            return Held(self._reader.peek())
         except StopIteration:
-            return _Held(error=StopIteration())  # without a traceback
+            return Held(error=StopIteration())  # without a traceback
         except Exception as error:
-            return _Held(error=error)
+            return Held(error=error)
 
-    def _share_out(self, held: _Held) -> None:
+    def _share_out(self, held: Held) -> None:
         batch, route, memory = held.batch, self._route, self._pool.memory
         if held.seen or batch is None or route is None or memory is None:
             return
         held.seen = True
-        self._given_up = [other for other in self._given_up if other.waits]
         positions, files = files_of(batch, route, choose(batch.indices, self.share), memory)
         if not files:
             return
@@ -348,7 +349,8 @@ class SharingReader:
         if held.job is not None and held.route is not None and held.positions is not None:
             batch = batch._replace(decoded=gather(held.route, held.positions, self._pool.collect(held.job)))
         self._account()
-        return batch._replace(begun=held.begun or ())
+        self._look_at_answer(held)
+        return batch._replace(begun=held.begun or (), foreseen=held.foreseen)
 
     # --- how much -----------------------------------------------------------------------------------------------------
 

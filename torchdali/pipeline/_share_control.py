@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-__all__ = ["ShareControl"]
+import numbers
+from typing import Literal, TypeAlias
+
+__all__ = ["CpuShare", "ShareControl", "check_share"]
+
+CpuShare: TypeAlias = float | Literal["auto"]
+
+
+def check_share(value: object) -> CpuShare:
+    """See that a share is one.
+
+    Raises:
+        ValueError: it is neither a number from 0 to 1 nor ``"auto"``.
+    """
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        raise ValueError(
+            f'cpu_share is {value!r}; it is the share of each batch that the workers decode, from 0 to 1, or "auto"'
+        )
+    return float(value)
 
 
 class ShareControl:

@@ -8,11 +8,13 @@ from typing import Any
 from torchdali.pipeline._crew import Crew
 from torchdali.pipeline._device import DeviceRequest, forbid_fork_after_cuda
 from torchdali.pipeline._early import EarlyDecoding
+from torchdali.pipeline._foresee import Foresight, foresee_in_worker
 from torchdali.pipeline._pinned import PinnedMemory
 from torchdali.pipeline._placement import Chosen, Placement, check_placement, choose_placement, expected_device
 from torchdali.pipeline._produce import serial_draws
 from torchdali.pipeline._queues import allow_queues
-from torchdali.pipeline._share import AnyReader, CpuShare, SharingReader, check_share, decode_in_worker
+from torchdali.pipeline._share import AnyReader, SharingReader, decode_in_worker
+from torchdali.pipeline._share_control import CpuShare, check_share
 from torchdali.pool import OnWorkerDeath, StartMethod
 from torchdali.source import ExternalSource, LastBatch, Reader
 
@@ -100,6 +102,12 @@ class Staff:
         self._request, self._name, self._seed = request, name, seed
         self._num_threads, self._record_draws = num_threads, record_draws
         self._pool_options: dict[str, Any] = {"on_worker_death": on_worker_death, "start_method": start_method}
+        # Who looks ahead of the stage is where there is a thread for it, in the process that has the device.
+        device = expected_device(request)
+        ahead = stage_thread and not self.placement.gpu_workers and (device is None or device.type == "cuda")
+        functions: list[Callable[[Any], Any]] = [decode_in_worker] if cpu_share else []
+        if ahead and any(source.parallel and source.kind != "iterable" for source in sources):
+            functions.append(foresee_in_worker)
         reader = Reader(
             sources,
             batch_size=batch_size,
@@ -115,14 +123,16 @@ class Staff:
                 "memory_hook": self.pinned,
                 "keep_memory": bool(cpu_share and self.placement.gpu_workers),
             },
-            functions=[decode_in_worker] if cpu_share else [],
+            functions=functions,
         )
-        # Engines are begun with early where there is a thread that looks ahead, in the process that has the device.
-        device = expected_device(request)
-        ahead = stage_thread and not self.placement.gpu_workers and (device is None or device.type == "cuda")
         self.reader: AnyReader = reader
         if reader.pool is not None and (cpu_share or ahead):
-            self.reader = SharingReader(reader, cpu_share, EarlyDecoding(name, seed) if ahead else None)
+            early = EarlyDecoding(name, seed) if ahead else None
+            foresight = None
+            if foresee_in_worker in functions:
+                number = reader.first_function + functions.index(foresee_in_worker)
+                foresight = Foresight(reader.pool, number, seed, records=record_draws)
+            self.reader = SharingReader(reader, cpu_share, early, foresight)
 
     def start(self, pipeline: Any) -> None:
         """Start all of them.

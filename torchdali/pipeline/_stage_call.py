@@ -8,6 +8,7 @@ import torch
 
 from torchdali.ops import BatchContext, batch_context
 from torchdali.ops._decoded import Decoded
+from torchdali.ops._foresight import Following
 from torchdali.ops._generators import DrawKey, OwnGenerators
 from torchdali.source import SourceBatch
 
@@ -42,14 +43,18 @@ class StageCall:
         self._generators = OwnGenerators()
 
     def __call__(
-        self, pipeline: Stage, batch: SourceBatch, decoded: Decoded | None = None
+        self,
+        pipeline: Stage,
+        batch: SourceBatch,
+        decoded: Decoded | None = None,
+        following: Following | None = None,
     ) -> tuple[Any, dict[str, torch.Tensor] | None]:
         """What the stage makes of a batch, and what was drawn for it.
 
         Args:
             pipeline: whose stage it is.
             batch: for it.
-            decoded: as of :class:`~torchdali.ops.BatchContext`.
+            decoded, following: as of :class:`~torchdali.ops.BatchContext`.
 
         Raises:
             RuntimeError: ``forward`` raised StopIteration.
@@ -65,6 +70,7 @@ class StageCall:
             self._num_threads,
             draws,
             decoded,
+            following,
         )
         self._generators.seed(DrawKey(pipeline.seed, batch.epoch, _FORWARD_STREAM, batch.iteration))
         try:

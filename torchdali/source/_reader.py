@@ -59,6 +59,8 @@ class SourceBatch(NamedTuple):
     decoded: Predecoded | None = None
     begun: Sequence[Any] = ()
     """What whoever looks ahead has begun with of it."""
+    foreseen: Any = None
+    """What is known of what will be done with it."""
 
 
 class _Pending:

@@ -12,6 +12,7 @@ import torch
 from torchdali.errors import DecodeError
 from torchdali.ops._context import current_batch, describe_sample, keep_samples
 from torchdali.ops._decoded import Asked, DecodeSettings
+from torchdali.ops._foresight import OfSource, hand
 from torchdali.ops._operator import Operator
 from torchdali.ops._plainly import plainly
 from torchdali.ops._uncompiled import uncompiled
@@ -99,6 +100,9 @@ class DecodeImage(Operator):
         """What was wrong with those of the last batch that were skipped or replaced."""
         self._decoders: dict[str, Decoder] = {}  # by type of device
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoders": {}}  # what a process has of the device stays there
+
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""
         parts = [f"mode={self.mode}, layout={self.layout}"]
@@ -136,7 +140,7 @@ class DecodeImage(Operator):
         for what, other in (*((f"input {n}", other) for n, other in enumerate(others, 1)), ("names", names)):
             if other is not None and len(other) != len(files):
                 raise ValueError(f"{what} has {len(other)} entries and there are {len(files)} files; they go together")
-        device = self._target()
+        device, call = self._target(), hand(self, files, {"cuts_alike": self._cuts_alike()}, OfSource)
         given = self._decoded_already(files, device)
         self.last_kept, self.last_errors = [], []
         self.statistics.images += len(files)
@@ -146,6 +150,8 @@ class DecodeImage(Operator):
             results, others = self._one_by_one(
                 list(files), glance(files, self.max_pixels), given, others, names, device
             )
+        if call is not None:
+            call.gave(results)
         return (results, *others) if others else results
 
     def _plan(

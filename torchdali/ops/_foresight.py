@@ -1,0 +1,266 @@
+"""What operators will do with a batch, found out before its turn by somebody who has time.
+
+Most of what an operator does in Python is to decide: what is drawn for each image, which part of it is wanted, by which numbers
+its colours change. A training in the same process waits for all that. But it depends on nothing but the sizes of images and
+on whose samples they are; a worker process can do it as well (:func:`foresee`), and the operator finds it (:class:`Following`).
+
+Which operators are called, and with what, is known from the batch before (:class:`Script`). What is foreseen is taken by an
+operator of torchdali's own only, which is called as it was then, has the settings that it had, and gets images of just the
+sizes that were foreseen; else it decides for itself, and so do those after it. Nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import numbers
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+import torch
+from torch import nn
+
+from torchdali.ops._context import current_batch
+from torchdali.ops._steps import Sizes, Step
+from torchdali.tensorlist import TensorList
+
+__all__ = ["Call", "Following", "Found", "Hand", "OfSource", "Result", "Script", "Steps", "hand"]
+
+_MOST_BYTES = 4096
+"""Of an array among an operator's settings; to compare larger ones would take too long."""
+
+_VOLATILE = frozenset({"last_kept", "last_errors", "statistics", "training"})
+"""Attributes that do not say what an operator will do."""
+
+
+class OfSource(NamedTuple):
+    """An output of the sources, as it is."""
+
+    output: int
+
+
+class Result(NamedTuple):
+    """What a call gave."""
+
+    call: int
+
+
+class Call(NamedTuple):
+    """A call of an operator."""
+
+    module: nn.Module
+    images: OfSource | Result | None
+    """What it was given; None to one that draws."""
+    arguments: tuple[tuple[str, Any], ...]
+    """Further ones by name: a :class:`Result`, or a constant."""
+
+
+class Steps(NamedTuple):
+    """What an operator on images does to a batch."""
+
+    sizes: Sizes
+    """Of the images, (N, 3)."""
+    dtype: torch.dtype
+    steps: list[Step]
+
+
+class Found(NamedTuple):
+    """What is known of a call; it can be pickled."""
+
+    what: Any
+    """Of a decoder a :class:`~torchdali.ops.decode._glimpse.Glimpse`; of an operator on images :class:`Steps`; of one that draws
+    the draws."""
+    draws: dict[str, torch.Tensor]
+    """What random operators drew, by their names, if somebody wants to know."""
+
+
+class Script:
+    """The calls for a batch, as they are expected for the next ones.
+
+    Args:
+        calls: at least one.
+
+    Raises:
+        Exception: they cannot be pickled.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = tuple(calls)
+        self.packed = bytes(cloudpickle.dumps(self.calls, protocol=5))
+        """They, for another process."""
+        self._settings = [_settings(call.module) for call in self.calls]
+
+    def expects(self, number: int, call: Call) -> bool:
+        """Whether a call is the one of this number, and the operator what it was."""
+        return (
+            number < len(self.calls) and self.calls[number] == call and _settings(call.module) == self._settings[number]
+        )
+
+
+class Hand:
+    """A call under way.
+
+    Attributes:
+        found: what is known of it; None: nothing.
+    """
+
+    def __init__(self, following: Following, number: int, found: Found | None) -> None:
+        self._following, self._number, self.found = following, number, found
+
+    def drawn(self) -> torch.Tensor | None:
+        """What was foreseen to be drawn for the samples at hand."""
+        context, what = current_batch(), None if self.found is None else self.found.what
+        # Samples may have been left out meanwhile, whose decoding failed.
+        if not isinstance(what, torch.Tensor) or context is None or len(what) != len(context.indices):
+            return None
+        self._take()
+        return what
+
+    def steps(self, sizes: Sizes, dtype: torch.dtype) -> list[Step] | None:
+        """What was foreseen for images of these sizes and of this type."""
+        what = None if self.found is None else self.found.what
+        if not isinstance(what, Steps) or what.dtype != dtype or not np.array_equal(what.sizes, sizes):
+            return None
+        self._take()
+        return what.steps
+
+    def _take(self) -> None:
+        """Note that what was foreseen is what is done."""
+        context = current_batch()
+        if self.found is not None and context is not None and context.draws is not None:
+            context.draws.update(self.found.draws)
+
+    def gave(self, result: Any) -> None:
+        """Note what came of the call."""
+        self._following.ended(result, Result(self._number))
+
+
+class Following:
+    """The calls for one batch as they come, and what was foreseen of them.
+
+    Args:
+        outputs: of the sources.
+        script: what was expected.
+        found: what was foreseen, for the first of these calls.
+    """
+
+    def __init__(
+        self, outputs: Sequence[TensorList], script: Script | None = None, found: Sequence[Found] = ()
+    ) -> None:
+        self.calls: list[Call] = []
+        self._surprised = script is None
+        """Something was called that was not expected, or otherwise."""
+        self._script, self._found = script, found
+        self._under_way = False
+        self._names: dict[int, tuple[Any, OfSource | Result]] = {}
+        for number, output in enumerate(outputs):
+            self.name(output, OfSource(number))
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether just the calls of the script came."""
+        return not self._surprised and self._script is not None and len(self.calls) == len(self._script.calls)
+
+    def name(self, value: Any, name: OfSource | Result) -> None:
+        """Know a batch by a name; it is not kept alive."""
+        self._names[id(value)] = weakref.ref(value), name
+
+    def ended(self, result: Any, name: Result) -> None:
+        """Note what came of the call that was under way."""
+        self._under_way = False
+        self.name(result, name)
+
+    def _name_of(self, value: Any) -> OfSource | Result | None:
+        reference, name = self._names.get(id(value), (None, None))
+        return name if reference is not None and reference() is value else None
+
+    def call(
+        self, module: nn.Module, images: Any, arguments: Mapping[str, Any], of: type[OfSource | Result] | None
+    ) -> Hand | None:
+        """Note a call; None of what nobody could foresee.
+
+        Args:
+            module: the operator.
+            images: what it is given.
+            arguments: further ones.
+            of: what that has to be: a decoder is given an output of the sources, others what came of another call, one that
+                draws nothing.
+        """
+        name = None if images is None else self._name_of(images)
+        if self._under_way or (
+            of is not None and not isinstance(name, of)
+        ):  # what an operator calls is its own business
+            return None
+        parts = []
+        for key, value in sorted(arguments.items()):
+            part = value if _is_constant(value) else self._name_of(value)
+            if part is None and value is not None:
+                return None
+            parts.append((key, part))
+        call, number = Call(module, name, tuple(parts)), len(self.calls)
+        known = self._script is not None and self._script.expects(number, call)
+        if not known and not _is_ours(module):
+            return None
+        self.calls.append(call)
+        self._under_way = True
+        if not known:
+            self._surprised = True
+            self._found = ()  # what comes after may depend on it
+        return Hand(self, number, self._found[number] if number < len(self._found) else None)
+
+
+def hand(
+    module: nn.Module, images: Any, arguments: Mapping[str, Any], of: type[OfSource | Result] | None
+) -> Hand | None:
+    """The call of an operator in the batch at hand, if its pipeline looks ahead; see :meth:`Following.call`."""
+    context = current_batch()
+    if context is None or context.following is None:
+        return None
+    made: Hand | None = context.following.call(module, images, arguments, of)
+    return made
+
+
+def _is_constant(value: Any) -> bool:
+    return value is None or isinstance(value, (numbers.Number, str, torch.dtype))
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Whether it, and all in it, is of torchdali: what a user's classes and hooks do when they are called nobody knows."""
+    things = (
+        thing
+        for part in module.modules()
+        for thing in (part, *part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    )
+    return all(type(thing).__module__.startswith("torchdali.") for thing in things)
+
+
+def _settings(module: nn.Module) -> list[Any]:
+    """What says what an operator will do: its attributes, and those of the operators in it."""
+    return [
+        (
+            type(part),
+            [(name, _token(value)) for name, value in vars(part).items() if _tells(name)],
+            *map(_token, tensors),
+        )
+        for part in module.modules()
+        for tensors in ([*part.parameters(recurse=False), *part.buffers(recurse=False)],)
+    ]
+
+
+def _tells(name: str) -> bool:
+    return not name.startswith("_") and name not in _VOLATILE
+
+
+def _token(value: Any) -> Any:
+    """Something equal only for values that are equal."""
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu":
+        plain = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+        return value.dtype, _token(plain.numpy())
+    if isinstance(value, np.ndarray) and value.nbytes <= _MOST_BYTES:
+        return value.dtype, value.shape, value.tobytes()
+    if isinstance(value, (list, tuple)):
+        return type(value), [_token(entry) for entry in value]
+    if value is None or isinstance(value, (bool, numbers.Number, str, torch.dtype, torch.device)):
+        return type(value), value
+    return object()  # nobody knows: equal to nothing
