@@ -116,7 +116,8 @@ struct Strip {
                 sums.part[part][2 + n] = permute(pairs[0][n], pairs[1][n], 0x7632);
             }
         }
-        barrier_arrive(shared.empty + slot);
+        __syncwarp();  // so that one lane can tell it for all
+        if (lane == 0) barrier_arrive(shared.empty + slot);
         if (++slot == shared.stages) slot = 0, phase ^= 1;
     }
 
@@ -275,7 +276,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     if (warp == warps) {
         if (lane < STAGES) {
             barrier_init(shared.full + lane, 32);
-            barrier_init(shared.empty + lane, 32 * active);
+            barrier_init(shared.empty + lane, active);
         }
         __syncwarp();
         copy_steps(shared, source, row[SOURCE_C], source_h, channels, end - first, end_row - first_row, steps, lane);
