@@ -39,6 +39,7 @@ struct Values { unsigned a[4], b[2]; int value; };
 struct Phase { int16_t expected, pending; int32_t phase; };
 static unsigned char *memory_of_block;
 static uint64_t low_end, high_end;  // of the image's memory
+static int64_t written;  // bytes of results, by a block
 static const char *error;
 static Index blockIdx, blockDim;
 static std::vector<Fiber> fibers;
@@ -97,6 +98,16 @@ template <typename T> struct Table {
     explicit Table(const T *values) : values(values) {}
     unsigned operator[](unsigned n) const { return values[n]; }
 };
+struct Place {
+    const unsigned char *begin;
+    explicit Place(const void *place) : begin((const unsigned char *)place) {}
+    unsigned word(int at) const { return *(const unsigned *)aligned(at, 4); }
+    uint4 four(int at) const { return *(const uint4 *)aligned(at, 16); }
+    const unsigned char *aligned(int at, int size) const {
+        if ((uint64_t)(begin + at) % size) error = "a load is not aligned";
+        return begin + at;
+    }
+};
 static void barrier_init(unsigned long long *b, unsigned n) { *(Phase *)b = {(int16_t)n, (int16_t)n, 0}; }
 static void barrier_arrive(unsigned long long *b) {
     Phase &phase = *(Phase *)b;
@@ -113,6 +124,7 @@ static void copy16(void *to, unsigned long long from) {
 template <typename T> static void write(void *to, T value) {
     if ((uint64_t)to % sizeof(T)) error = "a store is not aligned";
     memcpy(to, &value, sizeof value);
+    written += sizeof value;
 }
 static unsigned permute(unsigned a, unsigned b, unsigned selector) {
     uint64_t both = (uint64_t)b << 32 | a;
@@ -135,24 +147,24 @@ static float __saturatef(float value) { return value < 0 ? 0 : value > 1 ? 1 : v
 static float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static float __fdividef(float a, float b) { return a / b; }
 #include "resample.cu"
-static struct { const i64 *integers; const float *floats; const int4 *blocks; int bytes, channels, whole; } call;
+static struct { const i64 *integers; const float *floats; const int4 *blocks; int bytes, whole; } call;
 static void thread() {
-    resize(call.integers, call.floats, call.blocks, call.bytes, call.channels, call.whole);
+    resize(call.integers, call.floats, call.blocks, call.bytes, call.whole);
     fibers[current].done = true;
     if (!--alive) setcontext(&outside);
     for (;;) yield();
 }
 extern "C" const char *emulate(const i64 *integers, const float *floats, const int4 *blocks, int count, int threads, int bytes,
-                               int channels, int whole, const uint64_t *ends) {
+                               int whole, const uint64_t *ends) {
     const int stack = 65536, guard = 1024;
     std::vector<char> stacks(threads * stack);
-    call = {integers, floats, blocks, bytes, channels, whole};
+    call = {integers, floats, blocks, bytes, whole};
     error = nullptr;
     memory_of_block = (unsigned char *)aligned_alloc(128, (bytes + guard + 127) / 128 * 128);
     for (int block = 0; block < count; block++) {
         memset(memory_of_block, 0xee, bytes + guard);  // what has no weight may be anything
         low_end = ends[2 * blocks[block].x], high_end = ends[2 * blocks[block].x + 1];
-        blockIdx.x = block, blockDim.x = threads, alive = threads, current = 0;
+        blockIdx.x = block, blockDim.x = threads, alive = threads, current = 0, written = 0;
         fibers.assign(threads, Fiber());
         for (int n = 0; n < threads; n++) {
             getcontext(&fibers[n].context);
@@ -163,11 +175,17 @@ extern "C" const char *emulate(const i64 *integers, const float *floats, const i
         swapcontext(&outside, &fibers[0].context);
         for (int n = 0; n < guard; n++)
             if (memory_of_block[bytes + n] != 0xee) error = "shared memory was written beyond its end";
+        int4 part = blocks[block];
+        if (written != (int64_t)((part.y >> 16) - (part.y & 0xffff)) * (part.w - part.z) * CHANNELS * (int)sizeof(Result))
+            error = "something was written twice, or not at all, or beside the result";
     }
     free(memory_of_block);
     return error;
 }
 """
+
+
+TYPES = [torch.float32, torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16]
 
 
 @pytest.fixture(scope="module")
@@ -208,28 +226,27 @@ def compiler(tmp_path_factory):
 
 @pytest.fixture
 def emulated(monkeypatch, compiler):
-    """Lets the kernel be emulated wherever it would be launched; the numbers of rows that it was given."""
-    rows = []
+    """Lets the kernel be emulated wherever it would be launched; the launches."""
+    jobs = []
 
     def by_cuda(self, integers, table, arguments):
         assert _cuda.takes(self.dtypes, arguments)
         dtype = self.dtypes[-1]
-        levels = arguments["CHANNELS"] if arguments["FIRST"] == 1 else 0
-        job = _cuda.plan(integers, dtype.itemsize, 4, levels)
         channels, first = arguments["CHANNELS"], integers[:, 0]
+        job = _cuda.plan(integers, dtype.itemsize, 4, channels, looked_up=arguments["FIRST"] == 1)
         extent = (channels - 1) * integers[:, 1] + (integers[:, 4:6] - 1).T[0] * integers[:, 2] + integers[:, 5]
         arrays = [integers, table.astype(np.float32), job.blocks, np.stack([first, first + extent], 1)]
-        numbers = len(job.blocks), job.threads, job.shared, channels, int(job.whole)
+        numbers = len(job.blocks), job.threads, job.shared, job.whole
         emulate = compiler(_cuda.definitions(arguments, _launch.TYPES[dtype], int(integers[0, 13])))
         kept = [np.ascontiguousarray(array) for array in arrays]
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in kept]
         assert emulate(*pointers[:3], *numbers, pointers[3]) is None
-        rows.append(int(job.rows.sum()))
+        jobs.append(job)
         assert job.rows.all()
         return job.rows
 
     monkeypatch.setattr(_launch._Launch, "_by_cuda", by_cuda)
-    return rows
+    return jobs
 
 
 def photograph(shape, generator, offset=0, gap=0):
@@ -308,7 +325,29 @@ def check(device, interleaved):
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_the_kernel_emulated_on_a_cpu_is_the_definition(emulated, interleaved):
     check("cpu", interleaved)
-    assert emulated == [len(CASES)] * 2
+    assert [len(job.rows) for job in emulated] == [len(CASES)] * 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("to", TYPES)
+def test_results_of_each_type_are_written_in_pieces_of_all_sizes(to, channels, emulated):
+    unit, wholes = 1 / 64 if to.is_floating_point else 1, set()
+    # Whole strips; parts of them; rows that begin at pairs, anywhere; several blocks.
+    for width in (48, 40, 34, 35, 117):
+        images = batch([(channels, 30, 50), (channels, 41, 33)])
+        windows, flips = np.array([[0, 0, 30, 50], [2, 1, 39, 31]]), np.array([[0, 1], [1, 0]], bool)
+        offset = np.array([[-20.0, 3.0, 7.5], [0.0, 1.0, 2.0]])[:, :channels]
+        steps = [
+            Resample(windows, np.tile([[21, width]], (2, 1)), flips),
+            Colour(np.full((2, channels), 1.25), offset, torch.uint8),
+            Colour(np.full((2, channels), unit), np.full((2, channels), -100 * unit), to),
+        ]
+        for interleaved in (False, True)[:channels]:
+            largest, differing = differences(steps, images, interleaved)
+            assert largest <= 2 * unit
+            assert differing < 0.01
+            wholes.add(emulated[-1].whole)
+    assert wholes == {0, 1, 2} if channels == 3 else {0, 1}
 
 
 def test_images_that_keep_a_dimension_or_are_of_one_colour_are_exact(emulated):
@@ -318,7 +357,7 @@ def test_images_that_keep_a_dimension_or_are_of_one_colour_are_exact(emulated):
     plain = TensorList([torch.full((3, 80, 60), value, dtype=torch.uint8) for value in (0, 1, 201, 255)], "CHW")
     smaller = Resample(np.tile([[0, 0, 80, 60]], (4, 1)), np.tile([[33, 41]], (4, 1)), np.zeros((4, 2), bool))
     assert differences([smaller], plain) == (0.0, 0.0)
-    assert emulated == [1, 4]
+    assert [len(job.rows) for job in emulated] == [1, 4]
 
 
 def table(before=(300, 400), after=(224, 224)):
@@ -340,8 +379,13 @@ def test_rows_that_the_kernel_cannot_do_are_left_to_the_other_one():
     interleaved[:, 3] = 3
     sparse = table()
     sparse[:, 20] = 2 * 224  # no antialiasing
-    for integers in (interleaved, sparse):
+    apart = table()
+    apart[:, 11], apart[:, 13] = 2, 3  # channels are not side by side
+    for integers in (interleaved, sparse, apart):
         assert _cuda.plan(integers, 2, 396) is None
+    apart[:, 11] = 1
+    assert _cuda.plan(apart, 2, 396) is not None
+    assert _cuda.plan(apart, 2, 396, 1) is None
 
 
 def test_each_pixel_of_the_result_belongs_to_one_block():
@@ -359,7 +403,7 @@ def test_each_pixel_of_the_result_belongs_to_one_block():
 def test_the_source_is_translated_for_gpus_once(out, spread, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHDALI_CACHE_DIR", str(tmp_path))
     pytest.importorskip("cuda.bindings.nvrtc")
-    arguments = {"FIRST": 1, "KIND0": 1, "TO0": 1, "KIND1": 1, "TO1": out, "KIND2": 0, "TO2": 0}
+    arguments = {"CHANNELS": 3, "FIRST": 1, "KIND0": 1, "TO0": 1, "KIND1": 1, "TO1": out, "KIND2": 0, "TO2": 0}
     try:
         _cuda._bindings().nvrtc.nvrtcVersion()
     except RuntimeError:

@@ -1,7 +1,7 @@
 """The CUDA C++ kernel for resizing photographs, resample.cu: when it is used, its compilation, its launch.
 
-It takes what training takes: images of 8 bits, channel by channel, a linear filter, results channel by channel or of three
-channels side by side. It is compiled by NVRTC when it is first wanted, for the device and for the types and colours of the
+It takes what training takes: images of 8 bits, channel by channel, a linear filter, results channel by channel or, of three
+channels, side by side. It is compiled by NVRTC when it is first wanted, for the device and for the types and colours of the
 launch, and kept on disk, see :mod:`torchdali.ops._kernels._cubins`. Where that cannot be done, or for other images, the Triton
 kernel stands in.
 """
@@ -27,7 +27,7 @@ from torchdali.ops._kernels._upload import upload
 __all__ = ["SOURCE", "Launch", "compiled", "definitions", "launch", "plan", "takes", "translate"]
 
 SOURCE = Path(__file__).with_name("resample.cu")
-_PIECES = SOURCE.with_name("resample_pieces.cuh")
+_HEADERS = tuple(SOURCE.with_name(f"resample_{name}.cuh") for name in ("strip", "pieces"))
 
 TILES = 28
 """Of 8 rows, at most, for a block."""
@@ -45,12 +45,12 @@ _CAPABILITY = (8, 0)
 _TYPES = {torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16, torch.float32}
 _HALVINGS = 7
 """Of the interval in which the time of the longest block is looked for."""
-_STRIP = 32
-"""Columns of a warp."""
+_STRIPS = {1: 32, 3: 16}
+"""Columns of a warp, by the number of channels."""
 _SHARED = 74 * 1024
 """Bytes for a block, at most."""
 
-_NAMES = ("FIRST", "KIND0", "TO0", "KIND1", "TO1", "KIND2", "TO2")
+_NAMES = ("CHANNELS", "FIRST", "KIND0", "TO0", "KIND1", "TO1", "KIND2", "TO2")
 _Integers = npt.NDArray[np.int64]
 Definitions: TypeAlias = tuple[tuple[str, int], ...]
 
@@ -65,8 +65,9 @@ class Launch(NamedTuple):
     threads: int
     shared: int
     """Bytes."""
-    whole: bool
-    """Whether results begin at multiples of two of them, in bytes, or are written one by one."""
+    whole: int
+    """0: results are written one by one; 1: pairs of them lie at multiples of their size in bytes; 2: rows of results side by
+    side begin at multiples of 16 bytes."""
 
 
 def takes(dtypes: list[torch.dtype], arguments: dict[str, Any]) -> bool:
@@ -88,14 +89,15 @@ def _spans(columns: _Integers, axis: int, count: int | _Integers) -> _Integers:
     return result
 
 
-def plan(integers: _Integers, itemsize: int, slots: int, levels: int = 0) -> Launch | None:
+def plan(integers: _Integers, itemsize: int, slots: int, channels: int = 3, *, looked_up: bool = True) -> Launch | None:
     """How to launch the kernel.
 
     Args:
         integers: the table of the Triton kernel, (R, 24).
         itemsize: of the results, in bytes.
         slots: how many blocks the device works on at a time.
-        levels: the channels whose results are looked up for each grey level.
+        channels: of each row, 1 or 3.
+        looked_up: whether there is a table of the results for each grey level.
 
     Returns:
         None if it can do none of the rows.
@@ -103,21 +105,24 @@ def plan(integers: _Integers, itemsize: int, slots: int, levels: int = 0) -> Lau
     table = np.ascontiguousarray(integers.T)
     height, width = table[14:16]
     across, down = _spans(table, 1, 16), _spans(table, 0, 8)
-    spread = int(table[13, 0])
+    spread, strip = int(table[13, 0]), _STRIPS[channels]
     rows: npt.NDArray[np.bool_] = (table[3] == 1) & (table[13] == spread) & (table[2] < 2**26)
     rows &= (across <= 128) & (down <= 66)
     rows &= (table[20:24:2] >= 2 * table[8:10]).all(0)  # else there may be rows of pixels that nothing depends on
+    if spread > 1:
+        rows &= (table[11] == 1) & (spread == channels)
     fast = (across <= 32) & (down <= 17)
     products = np.where(fast, 1, np.maximum((across + 31) // 32, 2))
     tables = 512 * np.where(fast, TILES, TILES // 2 * ((down + 46) // 32))
-    tables += 16 * STAGES + 8 * TILES + 256 * itemsize * levels
-    strips = -(-width // _STRIP)
+    tables += 16 * STAGES + 8 * TILES + (256 * itemsize * channels if looked_up else 0)
+    of_strip = 64 * strip * products + (_collected(itemsize) if spread > 1 else 0)
+    strips = -(-width // strip)
     strips = -(-strips // -(-strips // WARPS))
     for _ in range(WARPS.bit_length()):
-        length = np.minimum(_spans(table, 1, _STRIP * strips) + 1, table[9])
-        tables_and_parts = tables + strips * products * 2048 + 32 * products + 96
-        stage = 16 * (length + 46)
-        fits = (length <= 1008) & (tables_and_parts + 2 * stage <= _SHARED)
+        length = np.minimum(_spans(table, 1, strip * strips) + 1, table[9])
+        before_ring = tables + strips * of_strip + 32 * products + 96
+        stage = 16 * channels * (length + 46)
+        fits = (length <= 1008) & (before_ring + 2 * stage <= _SHARED)
         if fits[rows].all():
             break
         strips = np.where(fits, strips, (strips + 1) // 2)
@@ -125,11 +130,23 @@ def plan(integers: _Integers, itemsize: int, slots: int, levels: int = 0) -> Lau
     order = np.flatnonzero(rows)
     if not len(order):
         return None
-    whole = spread > 1 or (not (table[10] % (2 * itemsize)).any() and not (table[11:13] % 2).any())
-    shared = min(int((tables_and_parts + STAGES * stage)[order].max()), _SHARED)
-    chosen = [array[order] for array in (height, width, _STRIP * strips, products)]
+    shared = min(int((before_ring + STAGES * stage)[order].max()), _SHARED)
+    chosen = [array[order] for array in (height, width, strip * strips, products)]
     blocks = _blocks(order, chosen, table[8, order] / chosen[0], slots)
-    return Launch(rows, blocks, 32 * (int(strips[order].max()) + 1), shared, whole)
+    return Launch(rows, blocks, 32 * (int(strips[order].max()) + 1), shared, _whole(table, itemsize, spread))
+
+
+def _collected(itemsize: int) -> int:
+    """Bytes of the results of a tile that a warp collects, see ``APART`` in the source."""
+    return 8 * itemsize * (48 if itemsize == 1 else 56)
+
+
+def _whole(table: _Integers, itemsize: int, spread: int) -> int:
+    """See :class:`Launch`; ``table``: transposed."""
+    starts, steps = table[10], table[12:13] if spread > 1 else table[11:13]
+    if (starts % (2 * itemsize)).any() or (steps % 2).any():
+        return 0
+    return 1 if spread == 1 or (starts % 16).any() or (steps * itemsize % 16).any() else 2
 
 
 def _blocks(
@@ -171,8 +188,8 @@ def _costs(
     scale: npt.NDArray[np.float64], products: _Integers
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """About what a block of each row of the tables takes, in instructions of a warp: at least, and for each of its tiles."""
-    of_step = np.where(products == 1, 285, np.where(products == 2, 420, 450 + 162 * products))
-    return 1000 + of_step * ((2 * np.maximum(scale, 1) + 1 - scale) / 16 + 0.5), 210 + of_step * scale / 2
+    of_step = np.where(products == 1, 350, np.where(products == 2, 560, 450 + 200 * products))
+    return 3000 + of_step * ((2 * np.maximum(scale, 1) + 1 - scale) / 16 + 0.5), 270 + of_step * scale / 2
 
 
 def definitions(arguments: dict[str, Any], out: int, spread: int) -> Definitions:
@@ -181,7 +198,7 @@ def definitions(arguments: dict[str, Any], out: int, spread: int) -> Definitions
     Args:
         arguments: of the Triton kernel.
         out: the results' type.
-        spread: results from a pixel to the next.
+        spread: results from a pixel to the next: 1, or all channels.
     """
     return (*((name, arguments[name]) for name in _NAMES), ("OUT", out), ("SPREAD", spread))
 
@@ -207,21 +224,20 @@ def launch(
     Returns:
         (R,) which rows it did; None if it did nothing.
     """
-    spread = int(integers[0, 13])
-    if spread not in (1, 3):
+    channels, spread = arguments["CHANNELS"], int(integers[0, 13])
+    if spread not in (1, channels):
         return None
     function = compiled(device.index or 0, definitions(arguments, out, spread))
     if function is None:
         return None
-    levels = arguments["CHANNELS"] if arguments["FIRST"] == TYPES[torch.uint8] else 0
-    job = plan(integers, itemsize, _slots(device.index or 0), levels)
+    looked_up = arguments["FIRST"] == TYPES[torch.uint8]
+    job = plan(integers, itemsize, _slots(device.index or 0), channels, looked_up=looked_up)
     if job is None:
         return None
     tables = upload(device, integers, floats, job.blocks)
-    numbers = job.shared, arguments["CHANNELS"], job.whole
-    values = (ctypes.c_uint64 * 6)(*(table.data_ptr() for table in tables), *numbers)
+    values = (ctypes.c_uint64 * 5)(*(table.data_ptr() for table in tables), job.shared, job.whole)
     start, step = ctypes.addressof(values), ctypes.sizeof(ctypes.c_uint64)
-    pointers = (ctypes.c_void_p * 6)(*(start + step * n for n in range(6)))
+    pointers = (ctypes.c_void_p * 5)(*(start + step * n for n in range(5)))
     driver = _bindings().driver
     stream = torch.cuda.current_stream(device).cuda_stream
     (result,) = driver.cuLaunchKernel(
@@ -304,5 +320,5 @@ def translate(architecture: str, defined: Definitions) -> bytes:
     tuning = {"TILES": TILES, "STAGES": STAGES, "THREADS": 32 * (WARPS + 1), "BLOCKS": BLOCKS}
     options = [f"--gpu-architecture={architecture}", "--std=c++17"]
     options += [f"-D{name}={value}" for name, value in (*defined, *tuning.items())]
-    headers = ((_PIECES.name, _PIECES.read_bytes()),)
+    headers = tuple((path.name, path.read_bytes()) for path in _HEADERS)
     return built(Program(SOURCE.name, SOURCE.read_bytes(), headers, tuple(options)), _bindings().nvrtc)

@@ -54,6 +54,10 @@ DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 DEVICE void write(void *to, u8 value) { asm volatile("st.global.u8 [%0], %1;" ::"l"(to), "r"((u32)value)); }
 DEVICE void write(void *to, u16 value) { asm volatile("st.global.u16 [%0], %1;" ::"l"(to), "h"(value)); }
 DEVICE void write(void *to, u32 value) { asm volatile("st.global.u32 [%0], %1;" ::"l"(to), "r"(value)); }
+DEVICE void write(void *to, u64 value) { asm volatile("st.global.u64 [%0], %1;" ::"l"(to), "l"(value)); }
+DEVICE void write(void *to, uint4 value) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w));
+}
 DEVICE u32 permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 DEVICE u32 shift_right(u32 low, u32 high, u32 bits) { return __funnelshift_r(low, high, bits); }
 DEVICE u32 half_pair(float low, float high) {
@@ -98,10 +102,26 @@ struct Table {
     DEVICE explicit Table(const T *values) : begin(address(values)) {}
     DEVICE u32 operator[](u32 n) const { return shared_word((const T *)nullptr, begin + (u32)sizeof(T) * n); }
 };
+// A place in shared memory, the same for all lanes of a warp: what a lane adds to it costs no instruction.
+struct Place {
+    u32 begin;
+    DEVICE explicit Place(const void *place) : begin(address(place)) { asm("" : "+r"(begin)); }
+    DEVICE u32 word(int at) const {
+        u32 value;
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(begin + (u32)at) : "memory");
+        return value;
+    }
+    DEVICE uint4 four(int at) const {
+        uint4 value;
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "r"(begin + (u32)at) : "memory");
+        return value;
+    }
+};
 DEVICE int from_lane(int value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
 #endif
 
-constexpr int STEP = 16, TILE = 8, PARTS = 2, WIDTH = 16 * PARTS;
+constexpr int STEP = 16, TILE = 8;
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: a float32 near it has no bits below one, and rounds half to even
 
 // The columns of the tables, as in the Triton kernel.
@@ -212,6 +232,7 @@ DEVICE u32 level(u32 sum) { return __float_as_uint(product(__uint_as_float(sum),
 
 #if OUT == 0
 typedef u32 Result;
+typedef u64 Pair;
 #elif OUT <= 2
 typedef u8 Result;
 typedef u16 Pair;
@@ -231,18 +252,18 @@ DEVICE u32 bits_of(float value) {
 #endif
 }
 
+// Two neighbours, from the lowest bits of both.
+DEVICE Pair pair_of(u32 first, u32 second) {
+    if (sizeof(Result) == 4) return (Pair)((u64)second << 32 | first);
+    return (Pair)permute(first, second, sizeof(Result) == 2 ? 0x5410 : 0x40);
+}
+
 // Two neighbours of a row of the result, of which ``count`` exist; ``whole``: both do, and lie at a multiple of their size.
 DEVICE void store(Result *target, u32 first, u32 second, bool whole, int count) {
-#if OUT == 0 || SPREAD > 1
-    if (whole || count > 0) write(target, (Result)first);
-    if (whole || count > 1) write(target + SPREAD, (Result)second);
-#else
-    const u32 pair = permute(first, second, sizeof(Result) == 2 ? 0x5410 : 0x40);
     if (whole) {
-        write(target, (Pair)pair);
+        write(target, pair_of(first, second));
     } else {
-        if (count > 0) write(target, (Result)pair);
-        if (count > 1) write(target + 1, (Result)(pair >> 8 * sizeof(Result)));
+        if (count > 0) write(target, (Result)first);
+        if (count > 1) write(target + 1, (Result)second);
     }
-#endif
 }
