@@ -273,9 +273,10 @@ class SharingReader:
         self._begin()
 
     def _foresee(self, held: Held) -> None:
-        """Ask what operators will do with a batch: before anything else, as it is wanted first."""
+        """Ask what operators will do with a batch; after what is to be read so far, which it would cost too much to overtake."""
         if self._foresight is not None and held.batch is not None:
-            held.asked = self._foresight.ask(held.batch, urgency(BatchInfo(0, held.batch.epoch)))
+            latest = BatchInfo(held.batch.iteration + self._reader.depth, held.batch.epoch)
+            held.asked = self._foresight.ask(held.batch, urgency(latest))
 
     def _look_at_answer(self, held: Held) -> None:
         if self._foresight is None or held.asked is None or held.foreseen is not None:
