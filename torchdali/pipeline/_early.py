@@ -1,4 +1,4 @@
-"""The engine of a GPU begins with the next batch while the stage is at work on this one.
+"""The engine of a GPU begins with the next batches while the stage is at work on this one.
 
 A call of the engine takes long and needs no Python, what the stage does beside it is Python: one after the other, each
 waits for the other. Here the engine's part of a batch is done in a thread of its own, on a stream of its own, as soon as the

@@ -46,7 +46,7 @@ from torchdali.source._info import BatchInfo
 __all__ = ["AnyReader", "SharingReader", "decode_in_worker", "decoded_by_address", "observe"]
 
 HELD = 2
-"""Batches beyond the one in the stage of which files are decoded at a time."""
+"""Batches beyond the one in the stage of which files are decoded at a time, by workers or by an engine."""
 
 QUICK_SECONDS = 0.02
 """What all workers together take to read what is asked for ahead, if it is to be read before something is decoded."""
@@ -63,7 +63,7 @@ class SharingReader:
     Args:
         reader: its pool has :func:`decode_in_worker` as the first of its further functions.
         share: of each batch, from 0 to 1; ``"auto"``: as :class:`ShareControl` finds it.
-        early: begins with the batch after the one in the stage; None: nobody does.
+        early: begins with the batches after the one in the stage; None: nobody does.
         foresight: what operators will do with it is asked for; None: it is not.
     """
 
@@ -287,15 +287,19 @@ class SharingReader:
         held.asked = None
 
     def _begin(self) -> None:
-        """Have the engine begin with the first of what is held, which is next."""
-        held = self._held[0] if self._held else None
-        if self._early is None or held is None or held.batch is None or held.begun is not None:
+        """Have the engine begin with what is next, and with what comes after that: it is not to wait for work."""
+        if self._early is None:
             return
-        output, without = -1, []
-        if held.job is not None and held.route is not None and held.positions is not None:
-            output, without = held.route.output, held.positions.tolist()
-        self._look_at_answer(held)
-        held.begun = self._early.begin(held.batch, output, without, held.foreseen)
+        for number, held in enumerate(self._held):
+            if held.batch is None or held.begun is not None:
+                continue
+            if number and held.asked is not None and not held.asked[1].arrived:
+                return  # there is time to wait for the answer
+            output, without = -1, []
+            if held.job is not None and held.route is not None and held.positions is not None:
+                output, without = held.route.output, held.positions.tolist()
+            self._look_at_answer(held)
+            held.begun = self._early.begin(held.batch, output, without, held.foreseen)
 
     def _fetch(self) -> Held:
         try:

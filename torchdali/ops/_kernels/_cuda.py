@@ -32,7 +32,9 @@ _HEADERS = tuple(SOURCE.with_name(f"resample_{name}.cuh") for name in ("strip", 
 TILES = 28
 """Of 8 rows, at most, for a block."""
 STAGES = 4
-"""Of 16 rows of the input, of the ring through which they come."""
+"""Of 16 rows of the input, of the ring through which they come, at most."""
+FEWEST = 2
+"""Of them, that there is to be room for."""
 WARPS = 7
 """That compute, at most, of a block."""
 BLOCKS = 3
@@ -122,7 +124,7 @@ def plan(integers: _Integers, itemsize: int, slots: int, channels: int = 3, *, l
         length = np.minimum(_spans(table, 1, strip * strips) + 1, table[9])
         before_ring = tables + strips * of_strip + 32 * products + 96
         stage = 16 * channels * (length + 46)
-        fits = (length <= 1008) & (before_ring + 2 * stage <= _SHARED)
+        fits = (length <= 1008) & (before_ring + FEWEST * stage <= _SHARED)
         if fits[rows].all():
             break
         strips = np.where(fits, strips, (strips + 1) // 2)

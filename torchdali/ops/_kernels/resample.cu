@@ -18,37 +18,28 @@
 
 namespace {
 
-// Copies steps to the ring, in the order in which they are wanted. LANES share a row, which is not longer than 256 bytes where
-// they are 16, and 64 blocks of 16 bytes else. Meets the other warps when the ring is full, or everything is on its way.
-template <int LANES>
+// Copies steps to the ring, in the order in which they are wanted. LANES share a row, which has REPEATS blocks of 16 bytes for
+// each of them at most. Meets the other warps when the ring is full, or everything is on its way.
+template <int LANES, int REPEATS>
 DEVICE void copy_steps(const Shared &shared, u64 source, i64 source_c, int source_h, int length, int rows, int steps, int lane) {
-    constexpr int AT_ONCE = 32 / LANES, TURNS = STEP / AT_ONCE, REPEATS = LANES == 32 ? 2 : 1;
+    constexpr int AT_ONCE = 32 / LANES, TURNS = STEP / AT_ONCE;
     const int mine = lane / LANES, column = 16 * (lane % LANES), filled = least(shared.stages, steps);
+    // Channels differ in where their first row begins.
     u64 line[CHANNELS];
-    int offset[CHANNELS][TURNS];  // the same for all steps: 16 rows are a multiple of 16 bytes
-    u32 wanted[CHANNELS][REPEATS];  // of a bit for each turn
-    UNROLL for (int channel = 0; channel < CHANNELS; channel++) {
-        const u64 begin = source + (u64)(channel * source_c);
-        line[channel] = begin & ~(u64)15;
-        UNROLL for (int n = 0; n < REPEATS; n++) wanted[channel][n] = 0;
-        UNROLL for (int turn = 0; turn < TURNS; turn++) {
-            const int from = (int)(begin & 15) + (turn * AT_ONCE + mine) * source_h;
-            offset[channel][turn] = (from & ~15) + column;
-            UNROLL for (int n = 0; n < REPEATS; n++)
-                wanted[channel][n] |= (u32)(column + 512 * n < (from & 15) + length) << turn;
-        }
-    }
+    UNROLL for (int channel = 0; channel < CHANNELS; channel++) line[channel] = source + (u64)(channel * source_c);
     int slot = 0, phase = 1;
     for (int step = 0; step < steps; step++) {
         if (step == filled) __syncthreads();
         if (step >= shared.stages) barrier_wait(shared.empty + slot, phase);
         u8 *to = shared.ring + (slot * CHANNELS * STEP + mine) * shared.pitch + column;
-        const u32 there = (1u << (least(rows - step * STEP, STEP) - mine + AT_ONCE - 1) / AT_ONCE) - 1;
+        const int there = least(rows - step * STEP, STEP) - mine;
         UNROLL for (int channel = 0; channel < CHANNELS; channel++) {
-            UNROLL for (int turn = 0; turn < TURNS; turn++, to += AT_ONCE * shared.pitch)
+            const u64 base = line[channel] & ~(u64)15;
+            int from = (int)(line[channel] & 15) + mine * source_h;
+            UNROLL for (int turn = 0; turn < TURNS; turn++, from += AT_ONCE * source_h, to += AT_ONCE * shared.pitch)
                 UNROLL for (int n = 0; n < REPEATS; n++)
-                    if ((wanted[channel][n] & there) >> turn & 1)
-                        copy16(to + 512 * n, line[channel] + (u64)((i64)offset[channel][turn] + 512 * n));
+                    if (turn * AT_ONCE < there && column + 512 * n < (from & 15) + length)
+                        copy16(to + 512 * n, base + (u64)(i64)((from & ~15) + column + 512 * n));
             line[channel] += (u64)((i64)STEP * source_h);
         }
         barrier_arrive_copied(shared.full + slot);
@@ -108,8 +99,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         }
         __syncwarp();
         const int length = end - first, rows = end_row - first_row;
-        if (length + 15 <= 256) copy_steps<16>(shared, source, row[SOURCE_C], source_h, length, rows, steps, lane);
-        else copy_steps<32>(shared, source, row[SOURCE_C], source_h, length, rows, steps, lane);
+        const i64 source_c = row[SOURCE_C];
+        if (length + 15 <= 256) copy_steps<16, 1>(shared, source, source_c, source_h, length, rows, steps, lane);
+        else if (length + 15 <= 512) copy_steps<32, 1>(shared, source, source_c, source_h, length, rows, steps, lane);
+        else copy_steps<32, 2>(shared, source, source_c, source_h, length, rows, steps, lane);
         return;
     }
 
