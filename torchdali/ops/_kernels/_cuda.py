@@ -33,14 +33,12 @@ TILES = 28
 """Of 8 rows, at most, for a block."""
 STAGES = 4
 """Of 16 rows of the input, of the ring through which they come, at most."""
-FEWEST = 2
-"""Of them, that there is to be room for."""
 WARPS = 7
 """That compute, at most, of a block."""
-BLOCKS = 3
-"""On a multiprocessor."""
+BLOCKS = 2
+"""On a multiprocessor: more of them would have too few registers for three channels."""
 
-WAVES = 2
+WAVES = 3
 """How many blocks each place on the device that works on one gets, one after the other, if there are rows enough."""
 
 _CAPABILITY = (8, 0)
@@ -49,8 +47,10 @@ _HALVINGS = 7
 """Of the interval in which the time of the longest block is looked for."""
 _STRIPS = {1: 32, 3: 16}
 """Columns of a warp, by the number of channels."""
-_SHARED = 74 * 1024
-"""Bytes for a block, at most."""
+_SHARED = 112 * 1024
+"""Bytes of shared memory for a block, at most."""
+_RESERVED = 1024
+"""Bytes of it that a block has for the system."""
 
 _NAMES = ("CHANNELS", "FIRST", "KIND0", "TO0", "KIND1", "TO1", "KIND2", "TO2")
 _Integers = npt.NDArray[np.int64]
@@ -91,7 +91,24 @@ def _spans(columns: _Integers, axis: int, count: int | _Integers) -> _Integers:
     return result
 
 
-def plan(integers: _Integers, itemsize: int, slots: int, channels: int = 3, *, looked_up: bool = True) -> Launch | None:
+class _Machine(NamedTuple):
+    """What a device offers."""
+
+    slots: int
+    """How many blocks it works on at a time."""
+    shared: int
+    """Bytes of shared memory for each of them."""
+
+
+def plan(
+    integers: _Integers,
+    itemsize: int,
+    slots: int,
+    channels: int = 3,
+    *,
+    looked_up: bool = True,
+    most_shared: int = _SHARED,
+) -> Launch | None:
     """How to launch the kernel.
 
     Args:
@@ -100,6 +117,7 @@ def plan(integers: _Integers, itemsize: int, slots: int, channels: int = 3, *, l
         slots: how many blocks the device works on at a time.
         channels: of each row, 1 or 3.
         looked_up: whether there is a table of the results for each grey level.
+        most_shared: bytes of shared memory for a block.
 
     Returns:
         None if it can do none of the rows.
@@ -124,7 +142,7 @@ def plan(integers: _Integers, itemsize: int, slots: int, channels: int = 3, *, l
         length = np.minimum(_spans(table, 1, strip * strips) + 1, table[9])
         before_ring = tables + strips * of_strip + 32 * products + 96
         stage = 16 * channels * (length + 46)
-        fits = (length <= 1008) & (before_ring + FEWEST * stage <= _SHARED)
+        fits = (length <= 1008) & (before_ring + 2 * stage <= most_shared)
         if fits[rows].all():
             break
         strips = np.where(fits, strips, (strips + 1) // 2)
@@ -132,7 +150,7 @@ def plan(integers: _Integers, itemsize: int, slots: int, channels: int = 3, *, l
     order = np.flatnonzero(rows)
     if not len(order):
         return None
-    shared = min(int((before_ring + STAGES * stage)[order].max()), _SHARED)
+    shared = min(int((before_ring + STAGES * stage)[order].max()), most_shared)
     chosen = [array[order] for array in (height, width, strip * strips, products)]
     blocks = _blocks(order, chosen, table[8, order] / chosen[0], slots)
     return Launch(rows, blocks, 32 * (int(strips[order].max()) + 1), shared, _whole(table, itemsize, spread))
@@ -233,7 +251,8 @@ def launch(
     if function is None:
         return None
     looked_up = arguments["FIRST"] == TYPES[torch.uint8]
-    job = plan(integers, itemsize, _slots(device.index or 0), channels, looked_up=looked_up)
+    machine = _machine(device.index or 0)
+    job = plan(integers, itemsize, machine.slots, channels, looked_up=looked_up, most_shared=machine.shared)
     if job is None:
         return None
     tables = upload(device, integers, floats, job.blocks)
@@ -264,8 +283,12 @@ def _bindings() -> _Bindings:
 
 
 @functools.cache
-def _slots(device: int) -> int:
-    return BLOCKS * int(torch.cuda.get_device_properties(device).multi_processor_count)
+def _machine(device: int) -> _Machine:
+    properties: Any = torch.cuda.get_device_properties(device)  # not all is in the stubs of each release
+    most = properties.shared_memory_per_block_optin
+    share = getattr(properties, "shared_memory_per_multiprocessor", most) // BLOCKS - _RESERVED
+    shared = min(_SHARED, share, most)
+    return _Machine(BLOCKS * properties.multi_processor_count, shared)
 
 
 _lock = threading.Lock()
@@ -305,9 +328,7 @@ def _loaded(device: int, defined: Definitions) -> Any | None:
         module = checked(bindings.driver.cuModuleLoadData(image))
         function = checked(bindings.driver.cuModuleGetFunction(module, b"resize"))
         attribute = bindings.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        properties: Any = torch.cuda.get_device_properties(device)  # not all is in the stubs of each release
-        most = min(_SHARED, properties.shared_memory_per_block_optin)
-        checked(bindings.driver.cuFuncSetAttribute(function, attribute, most))
+        checked(bindings.driver.cuFuncSetAttribute(function, attribute, _machine(device).shared))
     except RuntimeError as error:
         if not _failures:
             message = f"a CUDA kernel could not be built, a slower one is used: {error}"
