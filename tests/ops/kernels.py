@@ -14,6 +14,7 @@ from torchdali.ops._blur import Blur
 from torchdali.ops._colour import Colour
 from torchdali.ops._erase import Erase
 from torchdali.ops._execute import image_sizes
+from torchdali.ops._groups import parts_of
 from torchdali.ops._resample import Resample
 from torchdali.ops._warp import Warp
 
@@ -60,7 +61,7 @@ def defined(steps, images):
 def run(steps, images, interleaved=None):
     from torchdali.ops._kernels import run as run_kernels
 
-    results = run_kernels(steps, images, image_sizes(images, "test"), interleaved)
+    results = run_kernels(parts_of(steps, image_sizes(images, "test"), images.dtype), images, interleaved)
     assert results.layout == images.layout
     return [image.permute(2, 0, 1) if images.layout == "HWC" else image for image in results.as_cpu()]
 
@@ -143,7 +144,7 @@ def test_images_of_one_size_become_one_tensor(device):
     assert differences([contrast()], images)[0] == 0
     from torchdali.ops._kernels import run as run_kernels
 
-    results = run_kernels([contrast()], images, image_sizes(images, "test"))
+    results = run_kernels(parts_of([contrast()], image_sizes(images, "test"), images.dtype), images)
     assert results.block is not None
     assert results.as_tensor().is_contiguous()
 

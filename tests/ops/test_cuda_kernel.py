@@ -15,6 +15,7 @@ from tests.ops.cuda_on_a_cpu import CUDA_ON_A_CPU
 from torchdali import TensorList
 from torchdali.ops._colour import Colour
 from torchdali.ops._execute import image_sizes
+from torchdali.ops._groups import parts_of
 from torchdali.ops._kernels import _cubins, _cuda, _launch, run
 from torchdali.ops._resample import Resample
 
@@ -133,7 +134,7 @@ def chain(to):
 
 def differences(steps, images, interleaved=False):
     """The largest difference from the definition, and the share of values that differ."""
-    results = run(steps, images, image_sizes(images, "test"), interleaved)
+    results = run(parts_of(steps, image_sizes(images, "test"), images.dtype), images, interleaved)
     assert all((result.stride(0) == 1) == (interleaved or result[0].numel() == 1) for result in results)
     results = results.as_cpu()
     distances = []

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchdali.ops._groups import Part, parts_of
 from torchdali.ops._plainly import plainly
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._threads import parallel_map
@@ -54,7 +55,14 @@ def has_kernels(device_type: str) -> bool:
     return device_type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
-def execute(steps: Sequence[Step], images: TensorList, name: str, *, channels_last: bool | None = None) -> TensorList:
+def execute(
+    steps: Sequence[Step],
+    images: TensorList,
+    name: str,
+    *,
+    channels_last: bool | None = None,
+    parts: Sequence[Part] | None = None,
+) -> TensorList:
     """What the steps make of the images, one after the other; the layout stays.
 
     Args:
@@ -63,12 +71,13 @@ def execute(steps: Sequence[Step], images: TensorList, name: str, *, channels_la
         name: the operator's, for messages.
         channels_last: whether the results' channels lie side by side in memory, whatever their layout is called; None: as
             it comes.
+        parts: of the steps for these images, if they are known.
     """
     sizes = image_sizes(images, name)
     if len(images) and has_kernels(images.device.type):
         from torchdali.ops._kernels import run
 
-        return run(steps, images, sizes, channels_last)
+        return run(parts_of(steps, sizes, images.dtype) if parts is None else parts, images, channels_last)
     dtype = images.dtype
     for step in steps:
         sizes, dtype = step.sizes(sizes), step.dtype(dtype)

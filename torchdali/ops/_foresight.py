@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from torchdali.ops._context import current_batch
+from torchdali.ops._groups import Part
 from torchdali.ops._steps import Sizes, Step
 from torchdali.tensorlist import TensorList
 
@@ -63,6 +64,8 @@ class Steps(NamedTuple):
     """Of the images, (N, 3)."""
     dtype: torch.dtype
     steps: list[Step]
+    parts: list[Part] | None = None
+    """Of the steps, for where kernels do them."""
 
 
 class Found(NamedTuple):
@@ -117,13 +120,13 @@ class Hand:
         self._take()
         return what
 
-    def steps(self, sizes: Sizes, dtype: torch.dtype) -> list[Step] | None:
+    def steps(self, sizes: Sizes, dtype: torch.dtype) -> Steps | None:
         """What was foreseen for images of these sizes and of this type."""
         what = None if self.found is None else self.found.what
         if not isinstance(what, Steps) or what.dtype != dtype or not np.array_equal(what.sizes, sizes):
             return None
         self._take()
-        return what.steps
+        return what
 
     def _take(self) -> None:
         """Note that what was foreseen is what is done."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchdali.ops._execute import execute, image_sizes, laid_out
-from torchdali.ops._foresight import Result, hand
+from torchdali.ops._foresight import Result, Steps, hand
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.tensorlist import TensorList
@@ -59,10 +59,10 @@ class StepwiseOperator(Operator):
         batch = TensorList.from_batch(images)
         sizes = image_sizes(batch, name)
         call = hand(self, images, arguments, Result)
-        steps = None if call is None else call.steps(sizes, batch.dtype)
-        if steps is None:
-            steps = self.steps(sizes, batch.dtype, **arguments)
-        results = execute(steps, batch, name, channels_last=channels_last)
+        known = None if call is None else call.steps(sizes, batch.dtype)
+        if known is None:
+            known = Steps(sizes, batch.dtype, self.steps(sizes, batch.dtype, **arguments))
+        results = execute(known.steps, batch, name, channels_last=channels_last, parts=known.parts)
         if layout is not None:
             results = laid_out(results, batch.layout or "CHW", layout)
         output = results if isinstance(images, TensorList) else results.as_tensor()

@@ -19,6 +19,7 @@ import torch
 from torchdali.errors import WorkerDiedError
 from torchdali.ops import BatchContext, DecodeImage, RandomOperator, batch_context
 from torchdali.ops._foresight import Call, Following, Found, OfSource, Result, Script, Steps
+from torchdali.ops._groups import parts_of
 from torchdali.pool import Job, Memory, WorkerPool, worker_memory
 from torchdali.source import SourceBatch
 from torchdali.tensorlist import TensorList
@@ -132,10 +133,8 @@ def _foresee(call: Call, outputs: dict[int, TensorList], results: list[Any]) -> 
     assert isinstance(call.images, Result)
     sizes, dtype = results[call.images.call]
     steps = module.steps(sizes, dtype, **arguments)
-    after = sizes, dtype
-    for step in steps:
-        after = step.sizes(after[0]), step.dtype(after[1])
-    return Steps(sizes, dtype, steps), after
+    together = parts_of(steps, sizes, dtype)
+    return Steps(sizes, dtype, steps, together), together[-1].stages[-1] if together else (sizes, dtype)
 
 
 # --- in the process of the stage --------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchdali.ops._groups import TYPES
 from torchdali.ops._kernels._cubins import Program, built, checked
-from torchdali.ops._kernels._groups import TYPES
 from torchdali.ops._kernels._upload import upload
 
 __all__ = ["SOURCE", "Launch", "compiled", "definitions", "launch", "plan", "takes", "translate"]

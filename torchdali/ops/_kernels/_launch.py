@@ -13,8 +13,8 @@ import triton.language as tl
 from torchdali.ops._blur import Blur
 from torchdali.ops._device import current
 from torchdali.ops._execute import in_memory
+from torchdali.ops._groups import TYPES, WIDE, Group, Part, copies, narrowed
 from torchdali.ops._kernels import _cuda, _lookup, _pixel, _separable, _warp
-from torchdali.ops._kernels._groups import TYPES, WIDE, Group, copies, grouped, narrowed, supports
 from torchdali.ops._kernels._tables import (
     Memory,
     Rows,
@@ -58,27 +58,21 @@ _TL: dict[torch.dtype, Any] = {
 
 
 @plainly
-def run(steps: Sequence[Step], images: TensorList, sizes: Sizes, interleaved: bool | None = None) -> TensorList:
-    """What the steps make of images on a GPU.
+def run(parts: Sequence[Part], images: TensorList, interleaved: bool | None = None) -> TensorList:
+    """What steps make of images on a GPU.
 
     Args:
-        steps: at least one.
+        parts: of the steps, for images of these sizes and of this type.
         images: of three dimensions, layout "CHW", "HWC" or unknown, which is "CHW".
-        sizes: of the images, (N, 3): channels, height, width.
         interleaved: whether the results' channels lie side by side in memory; None: as those of the images.
     """
-    groups = grouped(steps, sizes)
-    for group in groups:
-        stages = [(sizes, images.dtype)]
-        for step in group.steps:
-            stages.append((step.sizes(stages[-1][0]), step.dtype(stages[-1][1])))
-        if supports(group, stages):
-            images = _Launch(group, images, stages, interleaved if group is groups[-1] else None).run()
+    for part in parts:
+        if part.supported:
+            images = _Launch(part.group, images, part.stages, interleaved if part is parts[-1] else None).run()
         else:
-            images = _plainly(group.steps, images)
-            if interleaved is not None and group is groups[-1]:
+            images = _plainly(part.group.steps, images)
+            if interleaved is not None and part is parts[-1]:
                 images = in_memory(images, channels_last=interleaved)
-        sizes = stages[-1][0]
     return images
 
 

@@ -10,8 +10,8 @@ import torch
 import triton.language as tl
 
 from torchdali.ops._colour import Colour
+from torchdali.ops._groups import Group, supports
 from torchdali.ops._kernels import _pixel, _statistics
-from torchdali.ops._kernels._groups import Group, supports
 from torchdali.ops._kernels._launch import _TL, _Launch
 from torchdali.ops._kernels._tables import Rows, blocks_of
 from torchdali.ops._kernels._upload import upload

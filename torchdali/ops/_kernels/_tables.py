@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchdali.ops._kernels._groups import Group
+from torchdali.ops._groups import Group
 from torchdali.ops._steps import Sizes
 from torchdali.tensorlist import TensorList
 

@@ -16,7 +16,7 @@ from torchdali.ops._resample import Resample
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._warp import Warp
 
-__all__ = ["TYPES", "WIDE", "Group", "copies", "grouped", "narrowed", "supports"]
+__all__ = ["TYPES", "WIDE", "Group", "Part", "copies", "grouped", "narrowed", "parts_of", "supports"]
 
 _COLOURS = 3
 _EXTENT = 2**31
@@ -51,6 +51,28 @@ class Group(NamedTuple):
         """All of them, in order."""
         parts: list[Step | None] = [self.head, *self.colours, self.erase]
         return [step for step in parts if step is not None]
+
+
+class Part(NamedTuple):
+    """What is done to a batch at once: by a launch, or image by image by the definitions."""
+
+    group: Group
+    stages: list[tuple[Sizes, torch.dtype]]
+    """Sizes and type of the images, and after each of its steps."""
+    supported: bool
+    """Whether the kernels can do it."""
+
+
+def parts_of(steps: Sequence[Step], sizes: Sizes, dtype: torch.dtype) -> list[Part]:
+    """The steps in as few parts as possible, for images of these sizes and of this type."""
+    parts = []
+    for group in grouped(steps, sizes):
+        stages = [(sizes, dtype)]
+        for step in group.steps:
+            stages.append((step.sizes(stages[-1][0]), step.dtype(stages[-1][1])))
+        parts.append(Part(group, stages, supports(group, stages)))
+        sizes, dtype = stages[-1]
+    return parts
 
 
 def copies(step: Resample | Warp | Blur | None) -> bool:
