@@ -7,14 +7,19 @@ whoever shares out the work learns what to have decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Asked", "BegunDecoding", "DecodeSettings", "Decoded", "Observation", "version_of"]
+__all__ = ["Asked", "BegunDecoding", "DecodeSettings", "Decoded", "Given", "Observation", "version_of"]
+
+Integers: TypeAlias = npt.NDArray[np.int64]
 
 
 class DecodeSettings(NamedTuple):
@@ -60,10 +65,27 @@ class BegunDecoding(Protocol):
         """What came of it."""
 
 
-class _Given(NamedTuple):
-    nbytes: int
-    version: int
-    image: torch.Tensor
+@dataclass(frozen=True)
+class Given:
+    """Images that are there of a batch of files."""
+
+    positions: Integers
+    """Of the files, (K,), in ascending order."""
+    images: TensorList
+    """Theirs, uint8, (C, H, W), on the CPU."""
+
+    @classmethod
+    def of(cls, images: Mapping[int, torch.Tensor]) -> Given:
+        """Images by position."""
+        batch = TensorList(list(images.values()), "CHW", dtype=torch.uint8, device=torch.device("cpu"))
+        return cls(np.array(list(images), np.int64), batch)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def by_position(self) -> dict[int, torch.Tensor]:
+        """The images one by one."""
+        return dict(zip(self.positions.tolist(), self.images, strict=True))
 
 
 def version_of(tensor: torch.Tensor) -> int:
@@ -77,8 +99,7 @@ class Decoded:
     Args:
         outputs: of the sources.
         output: number of the one of which there are pixels.
-        positions: of the samples in it.
-        images: of these, uint8, (C, H, W) on the CPU.
+        given: of its samples.
         settings: that they were made with.
         begun: what decoders need not begin with.
     """
@@ -87,26 +108,34 @@ class Decoded:
         self,
         outputs: Sequence[TensorList],
         output: int = 0,
-        positions: Sequence[int] = (),
-        images: Sequence[torch.Tensor] = (),
+        given: Given | None = None,
         settings: DecodeSettings | None = None,
         begun: Sequence[BegunDecoding] = (),
     ) -> None:
         self._outputs = outputs
+        self._output = output
+        self._given = Given.of({}) if given is None else given
         self._settings = settings
-        self._images: dict[int, _Given] = {}
-        for position, image in zip(positions, images, strict=True):
-            file = outputs[output][position]
-            self._images[file.data_ptr()] = _Given(file.numel(), version_of(file), image)
+        self._version: int | None = None
+        """Of the files' memory, where they have one in common."""
+        self._each: list[int] = []
+        """Else of each of the files of which there is an image."""
+        if len(self._given):
+            files = outputs[output]
+            if files.flat is not None:
+                self._version = version_of(files.flat)
+            else:
+                self._each = [version_of(files[position]) for position in self._given.positions.tolist()]
+        self._all_taken = False
         self._taken: set[int] = set()
         self._begun = list(begun)
         self._notes: list[tuple[int, Asked]] = []
 
     def __len__(self) -> int:
         """Images that there are."""
-        return len(self._images)
+        return len(self._given)
 
-    def take(self, files: TensorList | Sequence[torch.Tensor], asked: Asked) -> dict[int, torch.Tensor]:
+    def take(self, files: TensorList | Sequence[torch.Tensor], asked: Asked) -> Given:
         """Note what a decoder was given, and tell what is there of it.
 
         Args:
@@ -114,34 +143,41 @@ class Decoded:
             asked: who asks.
 
         Returns:
-            By position in ``files`` the images that there are with these settings, (C, H, W) on the CPU, in memory of their
-            own.
+            The images that there are of them with these settings, in memory of their own.
         """
-        addresses = files.pointers.tolist() if isinstance(files, TensorList) else [file.data_ptr() for file in files]
-        if addresses:
-            self._notes.append((addresses[0], asked))
-        if asked.settings != self._settings or not self._images:
-            return {}
-        return dict(self._find(files, addresses))
+        if len(files):
+            first = files.pointers[0] if isinstance(files, TensorList) else files[0].data_ptr()
+            self._notes.append((int(first), asked))
+        if asked.settings != self._settings or not len(self._given):
+            return Given.of({})
+        if files is self._outputs[self._output] and not self._taken and not self._all_taken:
+            flat = self._outputs[self._output].flat
+            if flat is not None and version_of(flat) == self._version:
+                self._all_taken = True
+                return self._given
+        return Given.of(dict(self._find(files)))
 
-    def _find(
-        self, files: TensorList | Sequence[torch.Tensor], addresses: list[int]
-    ) -> Iterator[tuple[int, torch.Tensor]]:
+    def _find(self, files: TensorList | Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+        """By the addresses of the files: these may be others, or in another order."""
+        addresses = files.pointers.tolist() if isinstance(files, TensorList) else [file.data_ptr() for file in files]
+        output = self._outputs[self._output]
+        numbers = {int(output.pointers[position]): n for n, position in enumerate(self._given.positions.tolist())}
         for position, address in enumerate(addresses):
-            given = self._images.get(address)
-            if given is None:
+            number = numbers.get(address)
+            if number is None:
                 continue
-            file = files[position]
+            file, original = files[position], output[int(self._given.positions[number])]
             if (
                 file.dtype != torch.uint8
-                or file.shape != (given.nbytes,)
+                or file.shape != original.shape
                 or not file.is_contiguous()
-                or version_of(file) != given.version
+                or version_of(file) != (self._each[number] if self._version is None else self._version)
             ):
                 continue
-            again = address in self._taken
-            self._taken.add(address)
-            yield position, given.image.clone() if again else given.image
+            image = self._given.images[number]
+            again = self._all_taken or number in self._taken
+            self._taken.add(number)
+            yield position, image.clone() if again else image
 
     def begun(self, files: Any, asked: Asked) -> BegunDecoding | None:
         """What was begun for this call, to one caller; None if that is nothing."""

@@ -319,7 +319,7 @@ class SharingReader:
             return
         held.route, held.positions = route, positions
         try:
-            held.job = self._pool.submit(self._reader.first_function, files, priority=self._priority(batch))
+            held.job = self._pool.submit(self._reader.first_function, files, priority=self._priority(batch), stack=True)
         except WorkerDiedError:  # the stage can do without
             held.job = None
 

@@ -6,17 +6,17 @@ the pool does not keep there, are sent. What is made is written to the same memo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchdali.ops._decoded import Decoded, DecodeSettings, Observation
+from torchdali.ops._decoded import Decoded, DecodeSettings, Given, Observation
 from torchdali.ops.decode._file import decode_file
-from torchdali.pool import Memory, empty, worker_memory
+from torchdali.pool import Memory, Ragged, Stacked, empty, worker_memory
 from torchdali.source import Predecoded, SourceBatch
+from torchdali.source._outputs import of_leaf
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Route", "choose", "decode_in_worker", "decoded_by_address", "files_of", "gather", "route_of"]
@@ -106,8 +106,10 @@ def files_of(
     return np.array(taken, np.int64), files
 
 
-def gather(route: Route, positions: npt.NDArray[np.int64], results: Sequence[Any]) -> Predecoded | None:
-    """What came back; None if that is nothing."""
+def gather(route: Route, positions: npt.NDArray[np.int64], results: Any) -> Predecoded | None:
+    """What came back, as :meth:`WorkerPool.collect` gives what is to be stacked; None if that is nothing."""
+    if isinstance(results, (Ragged, Stacked)):
+        return Predecoded(route.output, positions, of_leaf(results.value, "HWC"), route.settings)
     good = [number for number, result in enumerate(results) if isinstance(result, torch.Tensor)]
     if not good:
         return None
@@ -123,8 +125,14 @@ def decoded_by_address(batch: SourceBatch) -> Decoded:
     if batch.decoded is None:
         return Decoded(batch.outputs, begun=batch.begun)
     output, positions, images, settings = batch.decoded
-    upright = [image.permute(2, 0, 1) for image in images]
-    return Decoded(batch.outputs, output, positions.tolist(), upright, settings, batch.begun)
+    return Decoded(batch.outputs, output, Given(positions, _planes(images)), settings, batch.begun)
+
+
+def _planes(images: TensorList) -> TensorList:
+    """Images (H, W, C) as (C, H, W), where they lie."""
+    if images.flat is None or images.offsets is None or images.order != (0, 1, 2):
+        return TensorList([image.permute(2, 0, 1) for image in images], "CHW")
+    return TensorList._of_buffer(images.flat, images.offsets, images.sizes[:, [2, 0, 1]], (1, 2, 0), "CHW")
 
 
 def route_of(observation: Observation, previous: Route | None) -> Route | None:

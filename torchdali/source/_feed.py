@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 
 from torchdali._spans import tally
-from torchdali.pool import Column, Ragged, Raised, Stacked, WorkerPool
+from torchdali.pool import Ragged, Raised, Stacked, WorkerPool
 from torchdali.source._call import Turn, call_for_batch, check_sample
 from torchdali.source._cycle import Cycle
 from torchdali.source._external import ExternalSource
 from torchdali.source._info import BatchInfo, SampleInfos
-from torchdali.source._outputs import as_batches
+from torchdali.source._outputs import as_batches, of_leaf
 from torchdali.source._part import NO_SAMPLE, Part
 from torchdali.tensorlist import TensorList
 
@@ -43,16 +43,6 @@ def _from_samples(samples: list[tuple[torch.Tensor, ...]], stopped: bool) -> Del
     if not samples:
         return Delivery((), 0, stopped)
     return Delivery(tuple(TensorList(column) for column in zip(*samples, strict=True)), len(samples), stopped)
-
-
-def _of_leaf(leaf: torch.Tensor | Column) -> TensorList:
-    """All samples of an output: views of one memory, made when they are asked for."""
-    if isinstance(leaf, torch.Tensor):
-        return TensorList.from_batch(leaf)
-    if not leaf.memory.nbytes:
-        return TensorList.from_flat(torch.empty(0, dtype=leaf.dtype), leaf.shapes)
-    flat = torch.frombuffer(leaf.memory, dtype=leaf.dtype)  # holds the memory for as long as there is a view of it
-    return TensorList._of_buffer(flat, leaf.offsets // leaf.dtype.itemsize, leaf.shapes)
 
 
 def urgency(info: BatchInfo) -> int:
@@ -123,7 +113,7 @@ class ParallelFeed(Feed):
         if isinstance(results, Stacked):
             return Delivery(tuple(TensorList.from_batch(block) for block in results.value), results.size, False)
         if isinstance(results, Ragged):
-            return Delivery(tuple(_of_leaf(leaf) for leaf in results.value), results.size, False)
+            return Delivery(tuple(of_leaf(leaf) for leaf in results.value), results.size, False)
         end = next((position for position, result in enumerate(results) if result is None), len(results))
         for result in results[:end]:
             if isinstance(result, Raised):

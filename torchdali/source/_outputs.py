@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchdali.pool import Column
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Named", "as_batches", "as_tensor", "split_outputs"]
+__all__ = ["Named", "as_batches", "as_tensor", "of_leaf", "split_outputs"]
 
 _TORCH_KINDS = "biufc"  # NumPy's letters for bool, signed, unsigned, float, complex
 _AS_THEY_ARE = frozenset(map(np.dtype, ("u1", "i4", "i8", "f4")))
@@ -130,6 +131,16 @@ def as_batches(value: object, num_outputs: int | None, what: str) -> tuple[Tenso
     if len(set(lengths)) > 1:
         raise ValueError(f"the outputs of {what} have {lengths} samples; they have to agree")
     return tuple(batches)
+
+
+def of_leaf(leaf: torch.Tensor | Column, layout: str = "") -> TensorList:
+    """All samples of an output of a pool's workers: views of one memory, made when they are asked for."""
+    if isinstance(leaf, torch.Tensor):
+        return TensorList.from_batch(leaf, layout)
+    if not leaf.memory.nbytes:
+        return TensorList.from_flat(torch.empty(0, dtype=leaf.dtype), leaf.shapes, layout)
+    flat = torch.frombuffer(leaf.memory, dtype=leaf.dtype)  # holds the memory for as long as there is a view of it
+    return TensorList._of_buffer(flat, leaf.offsets // leaf.dtype.itemsize, leaf.shapes, layout=layout)
 
 
 def _from_samples(samples: Sequence[object], name: str) -> TensorList:

@@ -10,7 +10,7 @@ from tests.ops.decode.oddities import encoded, oddities, picture, tensor, with_o
 from torchdali import DecodeError, JpegFolder, TensorList
 from torchdali.ops import DecodeImage, DecodeRandomCrop
 from torchdali.ops._context import BatchContext, batch_context
-from torchdali.ops._decoded import Decoded, DecodeSettings
+from torchdali.ops._decoded import Decoded, DecodeSettings, Given
 from torchdali.ops.decode import _decode_image
 
 
@@ -99,7 +99,7 @@ def test_what_workers_have_decoded_is_taken(make, library):
     files = together(plain())
     images = {n: torch.full((3, 9, 10 + n), n, dtype=torch.uint8) for n in (1, 5)}
     settings = DecodeSettings("RGB", True, DecodeImage().max_pixels, "torchvision")
-    decoded = Decoded([files], 0, list(images), list(images.values()), settings)
+    decoded = Decoded([files], 0, Given.of(images), settings)
     module = make()
     with batch_context(BatchContext(0, 0, 0, np.arange(8), CPU, 1, decoded=decoded)):
         found = module(files)

@@ -13,6 +13,7 @@ from tests.ops.decode.oddities import encoded, picture, tensor
 from torchdali import JpegFolder, TensorList
 from torchdali.ops import DecodeCrop, DecodeImage, DecodeRandomCrop, DecodeSlice
 from torchdali.ops._context import BatchContext, batch_context
+from torchdali.ops._decoded import Given
 from torchdali.ops.decode._staging import Staged, needed_rows, pieces_of
 
 
@@ -61,7 +62,9 @@ def test_rows_come_by_mcus_and_never_more_than_there_are():
 
 def test_what_lies_far_apart_is_copied_in_pieces():
     starts, lengths = np.array([900_000, 10, 300, 1_000_000]), np.array([5, 200, 50, 7])
-    assert pieces_of(starts, lengths) == [(10, 350), (900_000, 900_005), (1_000_000, 1_000_007)]
+    pieces, places = pieces_of(starts, lengths)
+    assert pieces == [(10, 350), (900_000, 900_005), (1_000_000, 1_000_007)]
+    assert places.tolist() == [340, 0, 290, 345]
     flat = torch.arange(1_000_007).to(torch.uint8)
     staged = Staged(flat, starts, lengths, CPU)
     for address, start, length in zip(staged.addresses.tolist(), starts, lengths, strict=True):
@@ -143,5 +146,5 @@ def test_on_a_gpu_the_rows_that_are_left_are_the_same(image_folder):
     assert plan is not None
     assert (plan._rows < plan._height).sum() > count / 4
     whole.decode()
-    images = whole.finish({}).batch(windows, "CHW")
+    images = whole.finish(Given.of({})).batch(windows, "CHW")
     assert all(torch.equal(part, image) for part, image in zip(parts, images, strict=True))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchdali.ops._decoded import Given
 from torchdali.ops.decode._exif import turn_upright
 from torchdali.ops.decode._glimpse import Glimpse
 from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, Mode
-from torchdali.ops.decode._staging import Staged, needed_rows
+from torchdali.ops.decode._staging import Staged, needed_rows, pieces_of
 from torchdali.tensorlist import TensorList
 from torchdali.tensorlist._views import Views
 
@@ -138,11 +139,11 @@ class AtOnce:
         )
         self._staged = None
 
-    def finish(self, given: Mapping[int, torch.Tensor]) -> Pieces | None:
+    def finish(self, given: Given) -> Pieces | None:
         """Do the rest, on the current stream, which may be another one.
 
         Args:
-            given: images by position that were decoded elsewhere, (C, H, W) on the CPU; others that were left out are decoded.
+            given: images that were decoded elsewhere; others that were left out are decoded.
 
         Returns:
             None where something is wrong: then image by image is the way.
@@ -163,10 +164,10 @@ class AtOnce:
                 pieces.add_image(position, turn_upright(pieces.image(position), info.orientation))
         return pieces if self._add_others(pieces, given) else None
 
-    def _add_others(self, pieces: Pieces, given: Mapping[int, torch.Tensor]) -> bool:
+    def _add_others(self, pieces: Pieces, given: Given) -> bool:
         """Whether nothing was wrong."""
         missing = ~self._engine
-        missing[list(given)] = False
+        missing[given.positions] = False
         rest = np.flatnonzero(missing).tolist()
         if rest:
             infos = [self._infos.get(n) or self._seen.info(n) for n in rest]
@@ -175,12 +176,31 @@ class AtOnce:
                 if isinstance(image, CannotDecodeError):
                     return False
                 pieces.add_image(position, turn_upright(image, info.orientation) if self._upright else image)
-        if given:
-            # Last, since some decoders drain the stream first: these copies may go on while the next operator starts.
-            images = TensorList(list(given.values()), dtype=torch.uint8, device=torch.device("cpu"))
-            for position, image in zip(given, images.to(self.device, non_blocking=True), strict=True):
+        # Last, since some decoders drain the stream first: these copies may go on while the next operator starts.
+        flat, offsets = given.images.flat, given.images.offsets
+        if flat is not None and offsets is not None:
+            buffer, starts = _brought(flat, offsets, given.images.sizes.prod(1), self.device)
+            pieces.add(given.positions, buffer, starts, given.images.sizes, given.images.strides)
+        else:
+            images = given.images.to(self.device, non_blocking=True)
+            for position, image in zip(given.positions.tolist(), images, strict=True):
                 pieces.add_image(position, image)
         return True
+
+
+def _brought(
+    flat: torch.Tensor, starts: Integers, lengths: Integers, device: torch.device
+) -> tuple[torch.Tensor, Integers]:
+    """Images on a device, in one buffer, and where in it each begins: as few copies as there are pieces of memory."""
+    if flat.device == device:
+        return flat, starts
+    pieces, places = pieces_of(starts, lengths)
+    buffer = torch.empty(sum(end - begin for begin, end in pieces), dtype=flat.dtype, device=device)
+    place = 0
+    for begin, end in pieces:
+        buffer[place : place + end - begin].copy_(flat[begin:end], non_blocking=True)
+        place += end - begin
+    return buffer, places
 
 
 def plan_at_once(

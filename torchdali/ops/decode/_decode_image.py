@@ -11,7 +11,7 @@ import torch
 
 from torchdali.errors import DecodeError
 from torchdali.ops._context import current_batch, describe_sample, keep_samples
-from torchdali.ops._decoded import Asked, DecodeSettings
+from torchdali.ops._decoded import Asked, DecodeSettings, Given
 from torchdali.ops._foresight import OfSource, hand
 from torchdali.ops._operator import Operator
 from torchdali.ops._plainly import plainly
@@ -187,14 +187,17 @@ class DecodeImage(Operator):
             windows=self.windows if cut else None,
         )
 
-    def _at_once(self, files: Any, given: dict[int, torch.Tensor], device: torch.device) -> TensorList | None:
+    def _at_once(self, files: Any, given: Given, device: torch.device) -> TensorList | None:
         """The results where nothing is wrong with any file, and an engine decodes most of them."""
         context = current_batch()
         begun = (
             None if context is None or context.decoded is None else context.decoded.begun(files, self._asked(device))
         )
         # Outside a pipeline windows may be drawn but once, from torch's generator, and not where this comes to nothing.
-        plan = self._plan(files, given, device, cut=context is not None) if begun is None else begun.wait()
+        if begun is None:
+            plan = self._plan(files, given.positions.tolist(), device, cut=context is not None)
+        else:
+            plan = begun.wait()
         if plan is None:
             return None
         if begun is None:
@@ -212,14 +215,15 @@ class DecodeImage(Operator):
         self,
         batch: list[torch.Tensor],
         infos: list[ImageInfo | None],
-        given: dict[int, torch.Tensor],
+        given: Given,
         others: tuple[Any, ...],
         names: Sequence[str] | None,
         device: torch.device,
     ) -> tuple[TensorList, tuple[Any, ...]]:
         """The results whatever is wrong, and the other inputs without the entries of what was skipped."""
+        there = given.by_position()
         found = [
-            None if position in given else infos[position] or self._inspect(position, file)
+            None if position in there else infos[position] or self._inspect(position, file)
             for position, file in enumerate(batch)
         ]
         decoded = self._decode(batch, found, device)
@@ -256,13 +260,11 @@ class DecodeImage(Operator):
             device = torch.device("cuda", torch.cuda.current_device())
         return device
 
-    def _decoded_already(
-        self, files: TensorList | Sequence[torch.Tensor], device: torch.device
-    ) -> dict[int, torch.Tensor]:
-        """Images that workers have decoded already, by position, on the CPU."""
+    def _decoded_already(self, files: TensorList | Sequence[torch.Tensor], device: torch.device) -> Given:
+        """Images that workers have decoded already."""
         context = current_batch()
         if context is None or context.decoded is None:
-            return {}
+            return Given.of({})
         return context.decoded.take(files, self._asked(device))
 
     def _asked(self, device: torch.device) -> Asked:
@@ -306,12 +308,10 @@ class DecodeImage(Operator):
             decoded[position] = result
         return decoded
 
-    def _fill_in(self, decoded: list[Result], given: dict[int, torch.Tensor], device: torch.device) -> None:
-        if not given:
-            return
+    def _fill_in(self, decoded: list[Result], given: Given, device: torch.device) -> None:
         # After the decoder, some of which drain the stream first: these copies may go on while the next operator starts.
-        images = TensorList(list(given.values()), dtype=torch.uint8, device=torch.device("cpu"))
-        for position, image in zip(given, images.to(device, non_blocking=True), strict=True):
+        images = given.images.to(device, non_blocking=True)
+        for position, image in zip(given.positions.tolist(), images, strict=True):
             decoded[position] = image
 
     def _windows_of(self, found: list[Found], decoded: list[Result]) -> npt.NDArray[np.int64] | None:

@@ -40,17 +40,24 @@ def needed_rows(heights: Integers, ends: Integers, steps: Integers, least: int) 
     return result
 
 
-def pieces_of(starts: Integers, lengths: Integers) -> list[tuple[int, int]]:
-    """From where to where there are files, with small gaps between them: ends of pieces of the buffer that hold all.
+def pieces_of(starts: Integers, lengths: Integers) -> tuple[list[tuple[int, int]], Integers]:
+    """What is to be copied of a buffer in which files lie.
 
     Args:
-        starts, lengths: of the files in the buffer.
+        starts, lengths: of the files, at least one.
+
+    Returns:
+        From where to where there are files, with small gaps between them; and where each begins if just these pieces are
+        put together.
     """
     order = np.argsort(starts, kind="stable")
     begin, end = starts[order], np.maximum.accumulate((starts + lengths)[order])
     apart = np.flatnonzero(begin[1:] - end[:-1] > _GAP)
-    firsts, lasts = np.append(0, apart + 1), np.append(apart, len(order) - 1)
-    return list(zip(begin[firsts].tolist(), end[lasts].tolist(), strict=True))
+    begins, ends = begin[np.append(0, apart + 1)], end[np.append(apart, len(order) - 1)]
+    piece = np.searchsorted(begins, starts, side="right") - 1
+    before = np.cumsum(ends - begins) - (ends - begins)
+    places: Integers = starts - begins[piece] + before[piece]
+    return list(zip(begins.tolist(), ends.tolist(), strict=True)), places
 
 
 class Staged:
@@ -66,16 +73,13 @@ class Staged:
     """
 
     def __init__(self, flat: torch.Tensor, starts: Integers, lengths: Integers, device: torch.device) -> None:
-        pieces = pieces_of(starts, lengths)
+        pieces, self._places = pieces_of(starts, lengths)
         memory = _memory(sum(end - begin for begin, end in pieces), device)
         self._memory = memory  # as long as somebody reads there
         self._bytes = memory.numpy()
         source, place = flat.numpy(), 0
-        self._places = np.empty_like(starts)
         for begin, end in pieces:
             np.copyto(self._bytes[place : place + end - begin], source[begin:end])  # others may run meanwhile
-            here = (starts >= begin) & (starts < end)
-            self._places[here] = starts[here] - begin + place
             place += end - begin
         self.addresses = memory.data_ptr() + self._places
 
