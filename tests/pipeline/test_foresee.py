@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 
 import numpy as np
@@ -10,42 +9,10 @@ import pytest
 import torch
 
 import torchdali
-from tests.pipeline.looking_ahead import FILES, Decoding, Read, assert_same, epoch
+from tests.pipeline.looking_ahead import FILES, Again, Decoding, Read, Training, assert_same, epoch, patient
 from torchdali import ExternalSource, fn, ops, pipeline_def
-from torchdali.ops import _foresight
 from torchdali.pipeline import _foresee
-from torchdali.pipeline._foresee import MOST_LATE, MOST_SURPRISES
-
-
-class Again:
-    """A source of JPEGs that goes on for longer."""
-
-    def __init__(self, count=60, odd=None, pause=0.0):
-        self.count, self.odd, self.pause = count, odd or {}, pause
-
-    def __call__(self, info):
-        n = info.idx_in_epoch
-        if n >= self.count:
-            raise StopIteration
-        time.sleep(self.pause)
-        return (self.odd.get(n, FILES[n % len(FILES)]),)
-
-
-class Training(Decoding):
-    """What a network is trained with."""
-
-    def __init__(self, decode, source=None, **options):
-        super().__init__(decode, source or Again(), **options)
-        self.contrast = ops.Uniform(0.6, 1.4)
-        self.prepare = ops.Fused(
-            ops.Resize((20, 24)),
-            ops.BrightnessContrast(contrast=self.contrast),
-            ops.CropMirrorNormalize(mirror=ops.CoinFlip(), mean=[90.0, 100.0, 110.0], std=50.0, dtype=torch.float32),
-        )
-        self.turn = ops.Rotate(ops.Uniform(-30, 30))
-
-    def forward(self, files):
-        return self.turn(self.prepare(self.decode(files)))
+from torchdali.pipeline._foresee import MOST_LATE
 
 
 @pytest.fixture
@@ -70,16 +37,6 @@ def decided(monkeypatch):
     noting(ops.BrightnessContrast, "steps")
     noting(ops.RandomOperator, "uniforms")
     return found
-
-
-def patient(pipeline):
-    """An epoch of a consumer who leaves workers time to foresee."""
-    batches = []
-    with pipeline:
-        for images in pipeline:
-            batches.append([image.clone() for image in images])
-            time.sleep(0.03)
-    return batches
 
 
 @pytest.mark.parametrize("decoder", [ops.DecodeImage, ops.DecodeRandomCrop])
@@ -137,47 +94,6 @@ def test_draws_are_recorded_as_ever(early):
     assert [sorted(batch) for batch in found] == [sorted(batch) for batch in expected]
     for batch, other in zip(found, expected, strict=True):
         assert all(torch.equal(batch[name], other[name]) for name in batch)
-
-
-@pytest.mark.parametrize("how", ["attribute", "array", "submodule"])
-def test_settings_that_change_hold_from_the_next_batch_that_is_begun(early, how):
-    factors = np.empty(4)
-
-    def made(decode, **options):
-        factors[:] = 2.0
-        pipeline = Training(decode, **options)
-        pipeline.prepare.get_submodule("1").brightness = factors
-        return pipeline
-
-    def change(pipeline):
-        if how == "attribute":
-            pipeline.prepare.get_submodule("0").size = (9, 10)
-        elif how == "array":
-            factors[:] = 0.25
-        else:
-            pipeline.contrast.low = pipeline.contrast.high = 3.0
-
-    before = epoch(made(ops.DecodeImage(), stage_thread=False))
-    changed = made(ops.DecodeImage(), stage_thread=False)
-    change(changed)
-    after = epoch(changed)
-    found = []
-    with made(early()) as pipeline:
-        for number in range(15):
-            found.append([image.clone() for image in pipeline.run()[0]])
-            time.sleep(0.03)
-            if number == 5:
-                change(pipeline)
-    first = next(n for n in range(15) if same(found[n], after[n]))
-    assert 6 <= first <= 9  # some were ahead
-    assert_same(found[: first - 1], before[: first - 1])
-    assert_same(found[first:], after[first:])
-
-
-def same(batch, other):
-    return batch[0].shape == other[0].shape and all(
-        torch.equal(image, one) for image, one in zip(batch, other, strict=True)
-    )
 
 
 @pytest.mark.parametrize("odd", [b"no image", FILES[3][:300]])
@@ -239,56 +155,6 @@ def test_what_the_engine_alone_refuses_is_left_out_with_its_draws(early, library
         assert count == len(kept)
         assert torch.equal(before, same_before)
         assert torch.equal(after, same_after[kept])
-
-
-class Strange(ops.BrightnessContrast):
-    """An operator of a user's, which counts its calls."""
-
-    calls = 0
-
-    def step(self, *arguments, **keywords):
-        self.calls += 1
-        return super().step(*arguments, **keywords)
-
-
-@pytest.mark.parametrize("what", ["class", "hook"])
-def test_a_user_s_own_operator_is_called_here_and_once_a_batch(early, what):
-    class Mine(Decoding):
-        def __init__(self, decode, **options):
-            super().__init__(decode, Again(), **options)
-            self.mine = Strange(contrast=ops.Uniform(1, 2)) if what == "class" else ops.Hue(ops.Uniform(0, 90))
-
-        def forward(self, files):
-            return self.mine(self.decode(files))
-
-    expected = epoch(Mine(ops.DecodeImage(), stage_thread=False))
-    pipeline = Mine(early())
-    threads = []
-    if what == "hook":
-        pipeline.mine.get_submodule("hue").register_forward_hook(
-            lambda *arguments: threads.append(threading.current_thread().name)
-        )
-    assert_same(patient(pipeline), expected)
-    assert (pipeline.mine.calls if what == "class" else len(threads)) == 15
-
-
-def test_a_stage_that_does_something_else_each_time_is_left_alone(early, monkeypatch):
-    asked = []
-    submit = _foresee.Foresight.ask
-    monkeypatch.setattr(_foresee.Foresight, "ask", lambda self, *a: asked.append(submit(self, *a)) or asked[-1])
-
-    class Fickle(Decoding):
-        def __init__(self, decode, **options):
-            super().__init__(decode, Again(120), **options)
-            self.enhance = ops.BrightnessContrast(contrast=ops.Uniform(1, 2))
-
-        def forward(self, files):
-            return self.enhance(self.decode(files), brightness=1 / (1 + ops.current_batch().iteration))
-
-    expected = epoch(Fickle(ops.DecodeImage(), stage_thread=False))
-    assert_same(patient(Fickle(early())), expected)
-    assert sum(answer is not None for answer in asked) <= MOST_SURPRISES + 3
-    assert asked[-5:] == [None] * 5
 
 
 def test_nobody_waits_for_workers_that_have_enough_to_do(early, monkeypatch):
@@ -370,29 +236,3 @@ def test_batches_of_iterables_are_not_foreseen(early):
     with Passing() as pipeline:
         assert pipeline._reader._foresight is None
         assert [int(batch[0][0]) for batch in pipeline] == list(range(5))
-
-
-def test_equal_tokens_are_of_equal_values_only():
-    values = [
-        1,
-        1.0,
-        True,
-        "1",
-        None,
-        (1,),
-        [1],
-        (1, 2),
-        np.ones(1),
-        np.ones(1, np.float32),
-        np.ones((1, 1)),
-        np.zeros(1),
-        torch.float32,
-        torch.device("cpu"),
-        torch.tensor([2.0]),
-        torch.tensor([2.0], dtype=torch.bfloat16),
-    ]
-    for n, value in enumerate(values):
-        for m, other in enumerate(values):
-            assert (_foresight._token(value) == _foresight._token(other)) == (n == m), (value, other)
-    assert _foresight._token(np.zeros(10_000)) != _foresight._token(np.zeros(10_000))
-    assert _foresight._token(values.append) != _foresight._token(values.append)

@@ -96,9 +96,11 @@ class Script:
 
     def expects(self, number: int, call: Call) -> bool:
         """Whether a call is the one of this number, and the operator what it was."""
-        return (
-            number < len(self.calls) and self.calls[number] == call and _settings(call.module) == self._settings[number]
-        )
+        return number < len(self.calls) and self.calls[number] == call and self.holds(number)
+
+    def holds(self, number: int) -> bool:
+        """Whether the operator of a call is what it was."""
+        return _settings(self.calls[number].module) == self._settings[number]
 
 
 class Hand:
@@ -139,6 +141,15 @@ class Hand:
         self._following.ended(result, Result(self._number))
 
 
+class _Named(NamedTuple):
+    """A batch that is known by a name."""
+
+    reference: Any
+    name: OfSource | Result
+    drawn: torch.Tensor | None = None
+    """A copy of what was drawn."""
+
+
 class Following:
     """The calls for one batch as they come, and what was foreseen of them.
 
@@ -156,27 +167,32 @@ class Following:
         """Something was called that was not expected, or otherwise."""
         self._script, self._found = script, found
         self._under_way = False
-        self._names: dict[int, tuple[Any, OfSource | Result]] = {}
+        self._names: dict[int, _Named] = {}
         for number, output in enumerate(outputs):
-            self.name(output, OfSource(number))
+            self._names[id(output)] = _Named(weakref.ref(output), OfSource(number))
 
     @property
     def as_expected(self) -> bool:
         """Whether just the calls of the script came."""
         return not self._surprised and self._script is not None and len(self.calls) == len(self._script.calls)
 
-    def name(self, value: Any, name: OfSource | Result) -> None:
-        """Know a batch by a name; it is not kept alive."""
-        self._names[id(value)] = weakref.ref(value), name
-
     def ended(self, result: Any, name: Result) -> None:
-        """Note what came of the call that was under way."""
+        """Note what came of the call that was under way; it is not kept alive."""
         self._under_way = False
-        self.name(result, name)
+        drawn = result.clone() if self.calls[name.call].images is None else None
+        self._names[id(result)] = _Named(weakref.ref(result), name, drawn)
 
     def _name_of(self, value: Any) -> OfSource | Result | None:
-        reference, name = self._names.get(id(value), (None, None))
-        return name if reference is not None and reference() is value else None
+        named = self._names.get(id(value))
+        return named.name if named is not None and named.reference() is value else None
+
+    def _name_of_argument(self, value: Any) -> Result | None:
+        """What was drawn, as it was drawn: who writes to it changes what is done with it."""
+        named = self._names.get(id(value))
+        if named is None or named.reference() is not value or named.drawn is None or not named.drawn.equal(value):
+            return None
+        assert isinstance(named.name, Result)
+        return named.name
 
     def call(
         self, module: nn.Module, images: Any, arguments: Mapping[str, Any], of: type[OfSource | Result] | None
@@ -191,13 +207,13 @@ class Following:
                 draws nothing.
         """
         name = None if images is None else self._name_of(images)
-        if self._under_way or (
-            of is not None and not isinstance(name, of)
-        ):  # what an operator calls is its own business
+        if self._under_way:  # what an operator calls is its own business
+            return None
+        if of is not None and not isinstance(name, of):
             return None
         parts = []
         for key, value in sorted(arguments.items()):
-            part = value if _is_constant(value) else self._name_of(value)
+            part = value if _is_constant(value) else self._name_of_argument(value)
             if part is None and value is not None:
                 return None
             parts.append((key, part))
@@ -243,6 +259,7 @@ def _settings(module: nn.Module) -> list[Any]:
     return [
         (
             type(part),
+            len(part._forward_hooks) + len(part._forward_pre_hooks),
             [(name, _token(value)) for name, value in vars(part).items() if _tells(name)],
             *map(_token, tensors),
         )

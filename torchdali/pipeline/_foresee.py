@@ -29,7 +29,6 @@ __all__ = ["Foreseen", "Foresight", "foresee_in_worker"]
 MOST_SURPRISES = 8
 """After so many batches in a row that went otherwise than the one before, nothing is foreseen any more."""
 
-
 MOST_LATE = 8
 """After so many answers in a row that came too late the workers, who have enough to do, are left alone for a while."""
 
@@ -69,10 +68,10 @@ class Foreseen(NamedTuple):
     found: Sequence[Found]
 
     def of(self, module: Any) -> Any:
-        """What is known of the first call of an operator; None if that is nothing."""
-        for call, found in zip(self.script.calls, self.found, strict=False):
+        """What is known of the first call of an operator, if it is what it was; None if that is nothing."""
+        for number, (call, found) in enumerate(zip(self.script.calls, self.found, strict=False)):
             if call.module is module:
-                return found.what
+                return found.what if self.script.holds(number) else None
         return None
 
 
