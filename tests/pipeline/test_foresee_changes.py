@@ -150,6 +150,16 @@ def test_a_user_s_own_operator_is_called_here_and_once_a_batch(early, what):
     assert (pipeline.mine.calls if what == "class" else len(threads)) == 15
 
 
+def test_a_glimpse_of_files_is_of_no_use_to_a_decoder_that_was_changed():
+    decode = ops.DecodeRandomCrop()
+    script = _foresight.Script([_foresight.Call(decode, _foresight.OfSource(0), (("cuts_alike", True),))])
+    foreseen = _foresee.Foreseen(script, [_foresight.Found("a glimpse", {})])
+    assert foreseen.of(decode) == "a glimpse"
+    assert foreseen.of(ops.DecodeRandomCrop()) is None
+    decode.area = (0.1, 0.2)
+    assert foreseen.of(decode) is None
+
+
 def test_equal_tokens_are_of_equal_values_only():
     values = [
         1,
