@@ -184,11 +184,11 @@ def test_what_was_inherited_is_frozen_in_workers_and_only_there(make_pool, metho
     assert len(objects) == count
 
 
-def test_a_parent_that_does_not_collect_garbage_keeps_it_so(make_pool):
+def test_a_parent_that_does_not_collect_garbage_keeps_it_so_and_so_do_its_workers(make_pool):
     gc.disable()
     try:
-        pool = make_pool(lambda item: item)
-        assert pool.collect(pool.submit(0, [1])) == [1]
+        pool = make_pool(lambda item: gc.isenabled())
+        assert pool.collect(pool.submit(0, [1])) == [False]
         assert not gc.isenabled()
     finally:
         gc.enable()

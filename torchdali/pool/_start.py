@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import io
 import os
 import pickle
@@ -55,9 +56,12 @@ def tie_to_parent(parent: int | None) -> None:
             os._exit(0)
 
 
-def forked(bench: Bench, index: int, generation: int, parent: int | None) -> None:
-    """The body of a forked worker."""
+def forked(bench: Bench, index: int, generation: int, parent: int | None, collects: bool) -> None:
+    """The body of a forked worker; ``collects``: whether the process that it was forked from collects garbage."""
     tie_to_parent(parent)
+    gc.freeze()
+    if collects:
+        gc.enable()
     work(bench, index, generation)
 
 

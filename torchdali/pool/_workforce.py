@@ -134,7 +134,7 @@ class Workforce:
         context: Any = multiprocessing.get_context("fork")
         parent = self._owner if may_tie() else None
         stack.enter_context(_starting(self))
-        stack.enter_context(_frozen())
+        collects = stack.enter_context(_not_collecting())
         stack.enter_context(warnings.catch_warnings())
         # Python 3.12 warns of any fork beside threads. The child here runs no code that could need their locks: torch is set
         # to one thread, and the channels are the kernel's.
@@ -145,7 +145,7 @@ class Workforce:
             bench = Bench(setup, self.memory, self.claims, tasks, self.results_in, self.known_exceptions)
             process = context.Process(
                 target=forked,
-                args=(bench, index, self._generations[index], parent),
+                args=(bench, index, self._generations[index], parent, collects),
                 name=self._name(index),
                 daemon=True,
             )
@@ -239,19 +239,19 @@ class Workforce:
 
 
 @contextlib.contextmanager
-def _frozen() -> Iterator[None]:
-    """Objects that are there now are kept from garbage collection, which would write to them in each child and copy them.
+def _not_collecting() -> Iterator[bool]:
+    """No garbage is collected meanwhile, nor in a child until it has frozen what it inherits, whose pages would be copied.
 
-    Whoever froze objects before has arranged this; to thaw here would thaw theirs too.
+    Yields whether it is collected otherwise. Not frozen here instead: what the user has frozen must stay so, nothing else may,
+    and to ask for how many objects that is takes the longer the more there are.
     """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
+    collects = gc.isenabled()
+    gc.disable()
     try:
-        yield
+        yield collects
     finally:
-        gc.unfreeze()
+        if collects:
+            gc.enable()
 
 
 _all: weakref.WeakSet[Workforce] = weakref.WeakSet()
