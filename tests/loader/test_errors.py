@@ -1,5 +1,6 @@
 """What goes wrong in the user's code is raised as torch's loader raises it, and the sample is named."""
 
+import gc
 import random
 import re
 import time
@@ -154,6 +155,8 @@ def test_what_default_collate_refuses_is_refused_in_torchs_words(kind, num_worke
 def torch_waits_less(monkeypatch):
     """For workers of its loader that do not end by themselves: by default five seconds each."""
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)
+    yield
+    gc.collect()  # iterators that the traceback of an exception refers to: they end their workers now, not when it waits again
 
 
 def init_raising(worker):
@@ -287,7 +290,7 @@ def slow_to_begin(index):
     return index
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("torch_waits_less")
 def test_a_batch_that_takes_too_long_is_said_in_torchs_words():
     stock, ours = (only_error(cls(Made(slow_to_begin), num_workers=1, timeout=1)) for cls in LOADERS.values())
     assert stock[:2] == (RuntimeError, "DataLoader timed out after 1 seconds")
