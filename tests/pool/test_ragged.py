@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pool.support import Point, Tally, die, same
+from tests.pool.support import Point, Tally, die, same, wait_until
 from tests.pool.test_memory import arena, is_shared
 from tests.pool.test_stacked import ARRAY_TYPES, STRUCTURED, TENSOR_TYPES
 from torchdali.errors import WorkerDiedError
@@ -175,8 +175,8 @@ def test_a_job_that_was_collected_gives_the_same_again_and_a_cancelled_one_leave
     del job, result
     for _ in range(5):
         pool.cancel(pool.submit(0, LENGTHS, stack=True))
-    collect(pool, LENGTHS)
-    assert pool.statistics().slots == 0
+    # A worker may still have one of them in hand, whose memory comes back when the next job is collected.
+    assert wait_until(lambda: isinstance(collect(pool, LENGTHS), Ragged) and pool.statistics().slots == 0)
 
 
 def test_without_stack_nothing_is_a_column(make_pool):
