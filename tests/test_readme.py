@@ -22,8 +22,9 @@ EXAMPLES = {
 
 
 TEMPLATE = """
-import os, runpy, sys
+import gc, os, runpy, sys
 import torch, torchdali, torchdali.loader, torchdali.fn, torchvision.transforms.v2
+gc.freeze()  # at the end of each, garbage is not looked for among what was imported
 for line in sys.stdin:
     program, folder = line.rstrip("\\n").split("\\t")
     child = os.fork()

@@ -52,7 +52,7 @@ def interpreter() -> Iterator[Interpreter]:
 def program(interpreter: Interpreter, tmp_path: Path) -> Iterator[RunProgram]:
     """Starts scripts as programs of their own, and ends them after the test.
 
-    The end of an interpreter that has imported torch takes a second; ``abrupt`` saves it where it does not matter.
+    The end of an interpreter that has imported torch takes its time; ``abrupt`` saves it where it does not matter.
     """
     programs: list[Program] = []
 
