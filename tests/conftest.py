@@ -19,6 +19,7 @@ import torch
 from _pytest.runner import runtestprotocol
 
 import torchdali
+from tests.huge_pages import Gathering
 from torchdali.pool._zygote import living_zygote
 
 BUNDLED = Path(torchdali.__file__).parent / "photographs"
@@ -27,6 +28,8 @@ CUDA = torch.cuda.is_available()
 
 LARGER = os.environ.get("TORCHDALI_TEST_DATA")
 
+MANY = 100
+"""Tests that make up for the second which it takes to make forks cheap."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in whatever a shell starts in the background. Tests press Ctrl-C, here and in the programs that they start.
@@ -39,6 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; there is none"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if len(session.items) > MANY:
+        session.config.pluginmanager.register(Gathering())
 
 
 @pytest.fixture(scope="session", autouse=True)

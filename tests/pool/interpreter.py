@@ -128,6 +128,7 @@ if __name__ == "__main__":
     # To look for garbage among what was imported would take most of a second at the end of each script.
     gc.collect()
     gc.freeze()
+    runpy.run_path(str(Path(__file__).parents[1] / "huge_pages.py"))["gather"]()
     script = _serve()
     if script is not None:
         sys.argv = [script]
