@@ -129,7 +129,7 @@ def _filtered(values: torch.Tensor, result: int, name: str, antialias: bool, pre
         columns = first[start:stop, None] - begin + np.arange(taps)
         rows, places = np.nonzero((columns >= 0) & (columns < end - begin))
         matrix[rows, columns[rows, places]] = weights[start:stop][rows, places]
-        stretch = values[:, begin:end].to(precision, memory_format=torch.contiguous_format)
+        stretch = values[:, begin:end].to(precision, memory_format=torch.contiguous_format).contiguous()
         output[:, start:stop] = torch.from_numpy(matrix).to(values.device, precision) @ stretch
     return output
 
