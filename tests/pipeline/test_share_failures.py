@@ -1,6 +1,7 @@
 """Workers that die, fail or are slow while they decode for the stage; Ctrl-C meanwhile."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline.sharing import GOOD, Decodes, results, same, source_of
-from tests.pool.support import Tally, die
+from tests.pool.support import die
 from torchdali import WorkerDiedError
 from torchdali.ops._decoded import DecodeSettings, Observation
 from torchdali.pipeline import _staff
@@ -28,11 +29,13 @@ def with_function(monkeypatch, function):
 @pytest.mark.parametrize("policy", ["raise", "restart"])
 @pytest.mark.filterwarnings("ignore:.*(died|was killed|going on with)")
 def test_a_worker_that_dies_while_it_decodes_costs_no_image(monkeypatch, policy):
-    calls = Tally(1)
+    calls = multiprocessing.get_context("fork").Value("i", 0)
 
     def dies_once(item):
-        calls.add(0)
-        if calls[0] == 5:
+        with calls.get_lock():
+            calls.value += 1
+            number = calls.value
+        if number == 5:
             die(signal.SIGKILL)
         return decode_in_worker(item)
 
