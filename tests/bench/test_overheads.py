@@ -39,7 +39,8 @@ class Hoarder(Simple):
     def epoch(self, order):
         for indices in order:
             fd = os.open("/dev/null", os.O_RDONLY)
-            memory = np.frombuffer(mmap.mmap(-1, 4_000_000), np.uint8)  # malloc may have some left, which would not count
+            # malloc may have some left, which would not count
+            memory = np.frombuffer(mmap.mmap(-1, 4_000_000), np.uint8)
             memory[:] = 7
             weakref.finalize(memory, os.close, fd)
             yield [torch.from_numpy(memory) for _ in indices]
