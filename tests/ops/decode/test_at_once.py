@@ -95,6 +95,18 @@ def test_random_crops_are_the_same_parts(make, layout):
     assert parts.nbytes == expected.nbytes
 
 
+@pytest.mark.parametrize("mode", ["RGB", "GRAY"])
+def test_rows_of_images_of_which_parts_are_wanted_begin_where_kernels_read_fastest(make, mode):
+    files = together(plain())
+    with batch_context(BatchContext(0, 0, 0, np.arange(8), CPU, 1)):
+        parts = make(DecodeRandomCrop, mode=mode)(files)
+        assert_same(parts, DecodeRandomCrop(mode=mode)(files))
+    assert not any(stride % 16 for part in parts for stride in part.stride()[:2])
+    wholes = make(mode=mode)(files)
+    assert all(whole.is_contiguous() for whole in wholes)
+    assert any(whole.stride(1) % 16 for whole in wholes)
+
+
 def test_what_workers_have_decoded_is_taken(make, library):
     files = together(plain())
     images = {n: torch.full((3, 9, 10 + n), n, dtype=torch.uint8) for n in (1, 5)}

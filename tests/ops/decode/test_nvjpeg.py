@@ -37,7 +37,7 @@ def expected(file, mode=3):
 
 def decode_one(engine, file):
     """Of 70 x 80 pixels."""
-    arrays = (np.array([value]) for value in (file.data_ptr(), file.numel(), 70, 80))
+    arrays = (np.array([value]) for value in (file.data_ptr(), file.numel(), 70, 80, 80))
     buffer, (start,) = engine.decode(*arrays, 3, STREAM)
     return buffer[start : start + 3 * 70 * 80].view(3, 70, 80)
 

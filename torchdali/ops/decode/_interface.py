@@ -110,6 +110,7 @@ class BufferDecoder(Decoder):
         lengths: npt.NDArray[np.int64],
         heights: npt.NDArray[np.int64],
         widths: npt.NDArray[np.int64],
+        pitches: npt.NDArray[np.int64],
         channels: int,
         device: torch.device,
     ) -> tuple[torch.Tensor, npt.NDArray[np.int64]] | None:
@@ -118,10 +119,11 @@ class BufferDecoder(Decoder):
         Args:
             addresses, lengths: of the files in CPU memory, in bytes.
             heights, widths: as their headers say.
+            pitches: bytes from a row of an image to the next, at least its width.
             channels: 3 for RGB, 1 for luma.
             device: a CUDA device with an index.
 
         Returns:
-            A uint8 buffer, and where in it each image begins, (channels, H, W) as stored, without gaps; None where one of them
-            was refused. The files are not needed any more.
+            A uint8 buffer, and where in it each image begins, (channels, H, pitch) as stored; None where one of them was
+            refused. The files are not needed any more.
         """

@@ -58,7 +58,7 @@ class NvjpegDecoder(CudaDecoder, BufferDecoder):
             channels = 1 if mode == "GRAY" else 3
             stream = torch.cuda.current_stream(device)
             sizes = height[taken], width[taken]
-            buffer, starts = engine.decode(addresses, lengths, *sizes, channels, stream)
+            buffer, starts = engine.decode(addresses, lengths, *sizes, sizes[1], channels, stream)
             places = zip(
                 np.flatnonzero(taken).tolist(), starts.tolist(), *(size.tolist() for size in sizes), strict=True
             )
@@ -85,6 +85,7 @@ class NvjpegDecoder(CudaDecoder, BufferDecoder):
         lengths: Integers,
         heights: Integers,
         widths: Integers,
+        pitches: Integers,
         channels: int,
         device: torch.device,
     ) -> tuple[torch.Tensor, Integers] | None:
@@ -92,6 +93,8 @@ class NvjpegDecoder(CudaDecoder, BufferDecoder):
         engine = engine_of(device)
         assert engine is not None
         try:
-            return engine.decode(addresses, lengths, heights, widths, channels, torch.cuda.current_stream(device))
+            return engine.decode(
+                addresses, lengths, heights, widths, pitches, channels, torch.cuda.current_stream(device)
+            )
         except EngineError:
             return None

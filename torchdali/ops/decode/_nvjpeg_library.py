@@ -83,6 +83,7 @@ class Engine:
         lengths: npt.NDArray[np.int64],
         heights: npt.NDArray[np.int64],
         widths: npt.NDArray[np.int64],
+        pitches: npt.NDArray[np.int64],
         channels: int,
         stream: Any,
     ) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
@@ -91,17 +92,18 @@ class Engine:
         Args:
             addresses, lengths: of at least one file in CPU memory, in bytes.
             heights, widths: as their headers say.
+            pitches: bytes from a row to the next, at least the width.
             channels: 3 for RGB, 1 for luma.
             stream: the current one, on which the images come to be.
 
         Returns:
-            A uint8 buffer, and where in it each image begins, (channels, H, W). The files are not needed any more.
+            A uint8 buffer, and where in it each image begins, (channels, H, pitch). The files are not needed any more.
 
         Raises:
             EngineError: one of them was refused, which may be any.
             torch.OutOfMemoryError: there is no memory for what the engine needs.
         """
-        areas = heights * widths
+        areas = heights * pitches
         ends = np.cumsum(-(-channels * areas // _ALIGNMENT) * _ALIGNMENT)
         starts = np.concatenate([[0], ends[:-1]])
         buffer = torch.empty(int(ends[-1]), dtype=torch.uint8, device=self._device)
@@ -109,7 +111,7 @@ class Engine:
         destinations = np.zeros((len(addresses), 8), np.uint64)
         for channel in range(channels):
             destinations[:, channel] = buffer.data_ptr() + starts + channel * areas
-            destinations[:, 4 + channel] = widths
+            destinations[:, 4 + channel] = pitches
         tables = [addresses.astype(np.uint64), lengths.astype(np.uint64), destinations]
         with current(self._device), self._lock:  # which is not in the arguments
             try:
