@@ -77,6 +77,9 @@ static int from_lane(int value, int lane) {
     __syncwarp();
     return result;
 }
+template <int APART> static void put_bytes(unsigned char *to, unsigned first, unsigned second, bool wanted) {
+    if (wanted) to[0] = (unsigned char)first, to[APART] = (unsigned char)second;
+}
 static float product(float a, float b) { return a * b; }
 template <typename T> struct Table {
     const T *values;

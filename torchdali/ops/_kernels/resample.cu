@@ -19,17 +19,23 @@
 namespace {
 
 // Copies steps to the ring, in the order in which they are wanted. LANES share a row, which has REPEATS blocks of 16 bytes for
-// each of them at most. Meets the other warps when the ring is full, or everything is on its way.
-template <int LANES, int REPEATS>
-DEVICE void copy_steps(const Shared &shared, u64 source, i64 source_c, int source_h, int length, int rows, int steps, int lane) {
+// each of them at most. Does what there is to do ``meanwhile`` and meets the other warps when the ring is full, or everything
+// is on its way.
+template <int LANES, int REPEATS, typename Meanwhile>
+DEVICE void copy_steps(const Shared &shared, u64 source, i64 source_c, int source_h, int length, int rows, int steps, int lane,
+                       Meanwhile meanwhile) {
     constexpr int AT_ONCE = 32 / LANES, TURNS = STEP / AT_ONCE;
     const int mine = lane / LANES, column = 16 * (lane % LANES), filled = least(shared.stages, steps);
     // Channels differ in where their first row begins.
     u64 line[CHANNELS];
     UNROLL for (int channel = 0; channel < CHANNELS; channel++) line[channel] = source + (u64)(channel * source_c);
     int slot = 0, phase = 1;
-    for (int step = 0; step < steps; step++) {
-        if (step == filled) __syncthreads();
+    for (int step = 0;; step++) {
+        if (step == filled) {
+            meanwhile();
+            __syncthreads();
+        }
+        if (step == steps) break;
         if (step >= shared.stages) barrier_wait(shared.empty + slot, phase);
         u8 *to = shared.ring + (slot * CHANNELS * STEP + mine) * shared.pitch + column;
         const int there = least(rows - step * STEP, STEP) - mine;
@@ -45,7 +51,6 @@ DEVICE void copy_steps(const Shared &shared, u64 source, i64 source_c, int sourc
         barrier_arrive_copied(shared.full + slot);
         if (++slot == shared.stages) slot = 0, phase ^= 1;
     }
-    if (steps == filled) __syncthreads();
     copies_wait();  // before this thread ends
 }
 
@@ -100,66 +105,69 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         __syncwarp();
         const int length = end - first, rows = end_row - first_row;
         const i64 source_c = row[SOURCE_C];
-        if (length + 15 <= 256) copy_steps<16, 1>(shared, source, source_c, source_h, length, rows, steps, lane);
-        else if (length + 15 <= 512) copy_steps<32, 1>(shared, source, source_c, source_h, length, rows, steps, lane);
-        else copy_steps<32, 2>(shared, source, source_c, source_h, length, rows, steps, lane);
+        const auto look_up = [&] {
+            if (!LEVELS) return;
+            for (int channel = 0; channel < CHANNELS; channel++) {
+                Colours colours;
+                colours.load(parameters + 5, channel);
+                Pair *pairs = (Pair *)(shared.levels + 256 * channel);
+                for (int n = lane; n < 128; n += 32)
+                    pairs[n] = pair_of(bits_of(colours.of((float)(2 * n))), bits_of(colours.of((float)(2 * n + 1))));
+            }
+        };
+        if (length + 15 <= 256) copy_steps<16, 1>(shared, source, source_c, source_h, length, rows, steps, lane, look_up);
+        else if (length + 15 <= 512) copy_steps<32, 1>(shared, source, source_c, source_h, length, rows, steps, lane, look_up);
+        else copy_steps<32, 2>(shared, source, source_c, source_h, length, rows, steps, lane, look_up);
         return;
-    }
-
-    if (LEVELS)
-        for (int channel = 0; channel < CHANNELS; channel++) {
-            Colours colours;
-            colours.load(parameters + 5, channel);
-            for (int value = threadIdx.x; value < 256; value += 32 * warps)
-                shared.levels[256 * channel + value] = (Result)bits_of(colours.of((float)value));
-        }
-
-    // Weights are few among zeros. Down, a lane makes those of a row of a tile, a warp those of 4 tiles.
-    ROLL for (int some = 4 * warp; some < tiles; some += 4 * warps) {
-        uint4 *there = shared.tiles + some * groups * 32;
-        ROLL for (int n = lane; n < least(tiles - some, 4) * groups * 32; n += 32) there[n] = make_uint4(0, 0, 0, 0);
-        __syncwarp();
-        const int tile = some + (lane >> 3), from_y = top + tile * TILE, at = from_y + (lane & 7);
-        if (at < bottom) {
-            const int to = (y.high(least(from_y + TILE, bottom) - 1) - 1 - first_row) / STEP;
-            const int from = fast ? (to > 0 ? to - 1 : 0) : (y.low(from_y) - first_row) / STEP;
-            if ((lane & 7) == 0) shared.spans[tile] = from | to << 16;
-            u8 *bytes = (u8 *)(there + (lane >> 3) * groups * 32 + (lane & 7) * 4);
-            y.weigh(at, 32768.0f, 128, [&](int tap, u32 weight) {
-                const int row = tap - first_row;
-                u8 *byte = bytes + (row / STEP - from) / 2 * 512 + (row & 6) * 8 + (row & 24) / 4 + (row & 1);
-                byte[0] = (u8)(weight >> 8);
-                byte[8] = (u8)(weight ^ 0x80);  // has a sign
-            });
-        }
     }
 
     // Sums are rounded to 8.8 bits, half up; where each column's one weight is 65535 of 65536, up.
     const u32 unit = x.before == x.after ? 255 : 128;
     if (threadIdx.x == 0) *shared.unit = make_uint4(unit, unit, unit, unit);
 
-    // Across, a lane makes those of a column.
+    // Weights are few among zeros. Across, a lane makes those of a column, down, those of a row of a tile, a warp those of 4
+    // tiles: both at once, as each waits for itself.
     int starts[PARTS];
     uint4 *across = shared.parts + warp * PARTS * products * 64;
-    if (warp < active) {
+    int place = least(left + warp * WIDTH + lane, x.after - 1);
+    if (flip) place = x.after - 1 - place;
+    Taps horizontal(x, place, warp < active && lane < WIDTH);
+    UNROLL for (int part = 0; part < PARTS; part++) {
+        starts[part] = from_lane(horizontal.first, 16 * part + (flip ? 15 : 0)) - first;
+        if (aligned) starts[part] -= ((int)source + starts[part]) & 3;  // as rows do not begin before a block of 16 bytes
+    }
+    const int start = first + starts[PARTS == 1 || lane < 16 ? 0 : 1];
+    u8 *of_column = (u8 *)(across + (lane >> 4) * products * 64 + (lane >> 1 & 7) * 4) + 4 * (lane & 1);
+    if (warp < active)
         ROLL for (int n = lane; n < PARTS * products * 64; n += 32) across[n] = make_uint4(0, 0, 0, 0);
+    ROLL for (int some = 4 * warp; some == 4 * warp || some < tiles; some += 4 * warps) {
+        uint4 *there = shared.tiles + some * groups * 32;
+        ROLL for (int n = lane; n < least(tiles - some, 4) * groups * 32; n += 32) there[n] = make_uint4(0, 0, 0, 0);
         __syncwarp();
-        int at = least(left + warp * WIDTH + lane, x.after - 1);
-        if (flip) at = x.after - 1 - at;
-        const int low = x.low(at);
-        UNROLL for (int part = 0; part < PARTS; part++) {
-            starts[part] = from_lane(low, 16 * part + (flip ? 15 : 0)) - first;
-            if (aligned) starts[part] -= ((int)source + starts[part]) & 3;  // as rows do not begin before a block of 16 bytes
+        const int tile = some + (lane >> 3), from_y = top + tile * TILE, at = from_y + (lane & 7);
+        Taps vertical(y, least(at, bottom - 1), at < bottom);
+        const int to = (y.high(least(from_y + TILE, bottom) - 1) - 1 - first_row) / STEP;
+        const int from = fast ? (to > 0 ? to - 1 : 0) : (y.low(from_y) - first_row) / STEP;
+        if (at < bottom && (lane & 7) == 0) shared.spans[tile] = from | to << 16;
+        u8 *of_row = (u8 *)(there + (lane >> 3) * groups * 32 + (lane & 7) * 4);
+        const int most = horizontal.count > vertical.count ? horizontal.count : vertical.count;
+        float number = 0.0f;
+        ROLL for (int n = 0; n < most; n++, number += 1.0f) {
+            horizontal.add(n, number);
+            vertical.add(n, number);
         }
-        const int start = first + starts[PARTS == 1 || lane < 16 ? 0 : 1];
-        u8 *bytes = (u8 *)(across + (lane >> 4) * products * 64 + (lane >> 1 & 7) * 4) + 4 * (lane & 1);
-        if (lane < WIDTH)
-            x.weigh(at, 65536.0f, 0, [&](int tap, u32 weight) {
-                const int byte = tap - start;
-                u8 *to = bytes + byte / 32 * 1024 + (byte & 12) * 4 + (byte & 16) / 2 + (byte & 3);
-                to[0] = (u8)(weight >> 8);
-                to[512] = (u8)weight;
-            });
+        horizontal.share_out(65536.0f);
+        vertical.share_out(32768.0f);
+        number = 0.0f;
+        ROLL for (int n = 0; n < most; n++, number += 1.0f) {
+            const u32 byte = (u32)(horizontal.first + n - start), row = (u32)(vertical.first + n - first_row);
+            u8 *to_column = of_column + byte / 32 * 1024 + (byte & 12) * 4 + (byte & 16) / 2 + (byte & 3);
+            u8 *to_row = of_row + (row / STEP - (u32)from) / 2 * 512 + (row & 6) * 8 + (row & 24) / 4 + (row & 1);
+            const u32 of_byte = horizontal.next(number), of_line = vertical.next(number) + 128;
+            put_bytes<512>(to_column, of_byte >> 8, of_byte, n < horizontal.count);
+            put_bytes<8>(to_row, of_line >> 8, of_line ^ 0x80, n < vertical.count);  // the second has a sign
+        }
+        horizontal.count = 0;
     }
     __syncthreads();
     if (warp >= active) return;

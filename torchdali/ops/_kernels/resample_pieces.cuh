@@ -118,6 +118,14 @@ struct Place {
         return value;
     }
 };
+// Two bytes in shared memory, without a branch: where there is one, compilers do what stands before it and after it in turn.
+template <int APART>
+DEVICE void put_bytes(u8 *to, u32 first, u32 second, bool wanted) {
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p st.shared.u8 [%0], %1; @p st.shared.u8 [%0+%4], %2;}" ::"r"(
+                     address(to)),
+                 "r"(first), "r"(second), "r"((u32)wanted), "n"(APART)
+                 : "memory");
+}
 DEVICE int from_lane(int value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
 #endif
 
@@ -157,26 +165,36 @@ struct Axis {
     DEVICE int high(int at) const {  // behind the last
         return least(divided((2 * at + 1) * before + limit - after) + 1, before);
     }
-    // Gives each tap its weight as an integer, at most 65535, and ``bias``. They are rounded together, so that their sum is
-    // ``total``: where the image is even, there is no error.
-    template <typename Put>
-    DEVICE void weigh(int at, float total, u32 bias, Put put) const {
-        const int first = low(at), count = high(at) - first;
-        const float distance = (float)((2 * first + 1) * after - (2 * at + 1) * before) * inverse;
-        const float advance = (float)(2 * after) * inverse;
-        float sum = 0.0f, place = 0.0f;
-        ROLL for (int n = 0; n < count; n++, place += 1.0f) sum += weight(__fmaf_rn(place, advance, distance));
-        const float share = __fdividef(total, sum);
-        u32 bits = __float_as_uint(MAGIC);
-        sum = place = 0.0f;
-        ROLL for (int n = 0; n < count; n++, place += 1.0f) {
-            sum += weight(__fmaf_rn(place, advance, distance));
-            const u32 before = bits;
-            bits = __float_as_uint(__fmaf_rn(sum, share, MAGIC));
-            put(first + n, (u32)least((int)(bits - before), 65535) + bias);
-        }
+};
+
+// The taps of one place along an axis, whose weights are found in turn, twice: for their sum, then as integers.
+struct Taps {
+    int first, count;
+    float distance, advance, sum = 0.0f, share;
+    u32 bits;
+
+    // ``wanted``: else there are none.
+    DEVICE Taps(const Axis &axis, int at, bool wanted) : first(axis.low(at)), count(wanted ? axis.high(at) - first : 0) {
+        distance = (float)((2 * first + 1) * axis.after - (2 * at + 1) * axis.before) * axis.inverse;
+        advance = (float)(2 * axis.after) * axis.inverse;
     }
-    DEVICE static float weight(float distance) { return __saturatef(1.0f - fabsf(distance)); }
+    // ``n``: number of the tap, also as a float.
+    DEVICE void add(int n, float place) {
+        if (n < count) sum += weight(place);
+    }
+    DEVICE void share_out(float total) {
+        share = __fdividef(total, sum);
+        bits = __float_as_uint(MAGIC);
+        sum = 0.0f;
+    }
+    // At most 65535. Weights are rounded together, so that their sum is ``total``: where the image is even, there is no error.
+    DEVICE u32 next(float place) {
+        sum += weight(place);
+        const u32 before = bits;
+        bits = __float_as_uint(__fmaf_rn(sum, share, MAGIC));
+        return (u32)least((int)(bits - before), 65535);
+    }
+    DEVICE float weight(float place) const { return __saturatef(1.0f - fabsf(__fmaf_rn(place, advance, distance))); }
 };
 
 template <int TO>
