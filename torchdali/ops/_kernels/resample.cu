@@ -144,10 +144,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         uint4 *there = shared.tiles + some * groups * 32;
         ROLL for (int n = lane; n < least(tiles - some, 4) * groups * 32; n += 32) there[n] = make_uint4(0, 0, 0, 0);
         __syncwarp();
-        const int tile = some + (lane >> 3), from_y = top + tile * TILE, at = from_y + (lane & 7);
+        const int tile = some + (lane >> 3), at = top + tile * TILE + (lane & 7);
         Taps vertical(y, least(at, bottom - 1), at < bottom);
-        const int to = (y.high(least(from_y + TILE, bottom) - 1) - 1 - first_row) / STEP;
-        const int from = fast ? (to > 0 ? to - 1 : 0) : (y.low(from_y) - first_row) / STEP;
+        const int to = (from_lane(vertical.end, lane | 7) - 1 - first_row) / STEP;
+        const int from = fast ? (to > 0 ? to - 1 : 0) : (from_lane(vertical.first, lane & 24) - first_row) / STEP;
         if (at < bottom && (lane & 7) == 0) shared.spans[tile] = from | to << 16;
         u8 *of_row = (u8 *)(there + (lane >> 3) * groups * 32 + (lane & 7) * 4);
         const int most = horizontal.count > vertical.count ? horizontal.count : vertical.count;

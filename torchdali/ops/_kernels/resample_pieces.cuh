@@ -169,12 +169,13 @@ struct Axis {
 
 // The taps of one place along an axis, whose weights are found in turn, twice: for their sum, then as integers.
 struct Taps {
-    int first, count;
+    int first, end, count;
     float distance, advance, sum = 0.0f, share;
     u32 bits;
 
     // ``wanted``: else there are none.
-    DEVICE Taps(const Axis &axis, int at, bool wanted) : first(axis.low(at)), count(wanted ? axis.high(at) - first : 0) {
+    DEVICE Taps(const Axis &axis, int at, bool wanted)
+        : first(axis.low(at)), end(axis.high(at)), count(wanted ? end - first : 0) {
         distance = (float)((2 * first + 1) * axis.after - (2 * at + 1) * axis.before) * axis.inverse;
         advance = (float)(2 * axis.after) * axis.inverse;
     }
