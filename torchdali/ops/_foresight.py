@@ -92,7 +92,7 @@ class Script:
         self.calls = tuple(calls)
         self.packed = bytes(cloudpickle.dumps(self.calls, protocol=5))
         """They, for another process."""
-        self._settings = [_settings(call.module) for call in self.calls]
+        self._settings = [_Settings(call.module) for call in self.calls]
 
     def expects(self, number: int, call: Call) -> bool:
         """Whether a call is the one of this number, and the operator what it was."""
@@ -100,7 +100,7 @@ class Script:
 
     def holds(self, number: int) -> bool:
         """Whether the operator of a call is what it was."""
-        return _settings(self.calls[number].module) == self._settings[number]
+        return self._settings[number].hold()
 
 
 class Hand:
@@ -254,22 +254,65 @@ def _is_ours(module: nn.Module) -> bool:
     return all(type(thing).__module__.startswith("torchdali.") for thing in things)
 
 
-def _settings(module: nn.Module) -> list[Any]:
-    """What says what an operator will do: its attributes, and those of the operators in it."""
-    return [
-        (
-            type(part),
-            len(part._forward_hooks) + len(part._forward_pre_hooks),
-            [(name, _token(value)) for name, value in vars(part).items() if _tells(name)],
-            *map(_token, tensors),
+class _Settings:
+    """What says what an operator will do: its attributes, and those of the operators in it.
+
+    Args:
+        module: the operator, as it is now.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._parts = [_PartSettings(part) for part in module.modules()]
+
+    def hold(self) -> bool:
+        """Whether the operator is what it was."""
+        parts = tuple(self._module.modules())
+        return len(parts) == len(self._parts) and all(
+            known.hold(part) for known, part in zip(self._parts, parts, strict=True)
         )
-        for part in module.modules()
-        for tensors in ([*part.parameters(recurse=False), *part.buffers(recurse=False)],)
-    ]
 
 
-def _tells(name: str) -> bool:
-    return not name.startswith("_") and name not in _VOLATILE
+class _PartSettings:
+    """What says what one module will do, whatever those in it do."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self._part, self._type, self._hooks = part, type(part), _hooks(part)
+        self._names, self._telling = tuple(vars(part)), _telling(part)
+        values = [(name, getattr(part, name)) for name in self._telling]
+        self._fixed = [(name, value) for name, value in values if _is_fixed(value)]
+        self._tokens = [(name, _token(value)) for name, value in values if not _is_fixed(value)]
+        self._tensors = _tensors(part)
+
+    def hold(self, part: nn.Module) -> bool:
+        if part is not self._part or type(part) is not self._type or _hooks(part) != self._hooks:
+            return False
+        values = vars(part)
+        if tuple(values) != self._names and _telling(part) != self._telling:
+            return False
+        for name, value in self._fixed:  # nearly always the same objects
+            if values[name] is not value and _token(values[name]) != _token(value):
+                return False
+        return all(_token(values[name]) == token for name, token in self._tokens) and _tensors(part) == self._tensors
+
+
+def _hooks(part: nn.Module) -> int:
+    return len(part._forward_hooks) + len(part._forward_pre_hooks)
+
+
+def _tensors(part: nn.Module) -> list[Any]:
+    return [_token(tensor) for tensor in (*part._parameters.values(), *part._buffers.values())]
+
+
+def _telling(part: nn.Module) -> list[str]:
+    return sorted(name for name in vars(part) if not name.startswith("_") and name not in _VOLATILE)
+
+
+def _is_fixed(value: Any) -> bool:
+    """Whether the same object is the same value for ever."""
+    if isinstance(value, tuple):
+        return all(map(_is_fixed, value))
+    return value is None or isinstance(value, (bool, numbers.Number, str, torch.dtype, torch.device))
 
 
 def _token(value: Any) -> Any:
@@ -281,6 +324,6 @@ def _token(value: Any) -> Any:
         return value.dtype, value.shape, value.tobytes()
     if isinstance(value, (list, tuple)):
         return type(value), [_token(entry) for entry in value]
-    if value is None or isinstance(value, (bool, numbers.Number, str, torch.dtype, torch.device)):
+    if _is_fixed(value):
         return type(value), value
     return object()  # nobody knows: equal to nothing
