@@ -96,7 +96,8 @@ class Pipeline(Place, Reporting, nn.Module):
             with the sources' workers, each with a CUDA context of its own; one process cannot keep the JPEG engines of a
             large GPU busy. Batches, order, draws and errors are the same, and tensors arrive in this process's memory.
             The workers have the module as it is when they are started, and are told of :meth:`load_state_dict`, :meth:`to`
-            and its like, :meth:`train` and :meth:`eval`. ``"auto"``: what suits the machine, see :attr:`placement`.
+            and its like, :meth:`train` and :meth:`eval`. ``"auto"``: what suits the machine, see :attr:`placement`;
+            beside a training on the same GPU ``"main"`` is faster, of which it knows nothing.
         gpu_workers: how many such processes; by default 4, or half the processors if that is less.
         cpu_share: the part of each batch, from 0 to 1, whose files the sources' workers decode on the CPU, for the
             :class:`~torchdali.ops.DecodeImage` of the stage. On a GPU the stage then copies pixels: measure whether it pays.

@@ -86,7 +86,7 @@ def choose_placement(
     """Decide, before CUDA is initialised.
 
     ``"auto"`` takes processes where there is a CUDA device, and processors for them beside the sources' workers. On a CPU
-    device threads do as well as processes.
+    device threads do as well as processes. What else the device will have to do nobody knows here.
     """
     cpus = available_cpus()
     size = gpu_workers or max(1, min(GPU_WORKERS, cpus // 2))
@@ -103,7 +103,8 @@ def choose_placement(
     elif cpus < _FEWEST_CPUS:
         chosen = Chosen("main", 0, f"there are {cpus} processors, too few for processes of its own")
     else:
-        chosen = Chosen("workers", size, f"there are a CUDA device and {cpus} processors")
+        why = f'there are a CUDA device and {cpus} processors (beside a training on that device placement="main" is faster)'
+        chosen = Chosen("workers", size, why)
     logging.getLogger("torchdali").info(
         'placement="auto": the stage runs in %s, since %s',
         f"{chosen.gpu_workers} processes of its own" if chosen.gpu_workers else "the main process",
