@@ -6,12 +6,11 @@ hands; or gone, when its run has come back or its job was cancelled. ``outstandi
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -264,8 +263,9 @@ class Dispatch:
 
     # --- back ---------------------------------------------------------------------------------------------------------
 
-    def take_back(self, lane: int) -> list[int]:
-        """Take all tasks of a lane that no worker has taken out of its channel; returns their serials in order."""
+    def take_back(self, lane: int) -> dict[int, bytes]:
+        """Take all tasks of a lane that no worker has taken out of its channel; returns them, in order, by their serials."""
+        tasks: dict[int, bytes] = {}
         serials: list[int] = []
         while True:
             try:
@@ -274,19 +274,26 @@ class Dispatch:
                 break
             if message is None:
                 break
-        serials += [serial for serial, _ in self._unsent[lane]]
+            tasks[serials[-1]] = message.payload
+        tasks |= self._unsent[lane]
         self._unsent[lane].clear()
-        return [serial for serial in serials if serial in self.outstanding]
+        return {serial: task for serial, task in tasks.items() if serial in self.outstanding}
 
-    def send_again(self, serials: list[int]) -> None:
-        """Queue these tasks anew, the urgent ones first; a result that still comes for the old ones is not taken."""
-        ordered: list[tuple[int, int, int]] = []
-        for serial in serials:
-            entry = self.outstanding[serial]
-            bisect.insort(ordered, (entry.job.priority, entry.order, serial))
-        for _, _, serial in ordered:
-            entry = self.outstanding.pop(serial)
-            self._queue(entry.job, entry.number, dumps(entry.job.items_of(entry.run)), entry.order)
+    def send_again(self, tasks: Mapping[int, bytes | None]) -> None:
+        """Queue outstanding tasks anew, the urgent ones first.
+
+        Args:
+            tasks: by their serials; None of one that a worker may have taken: a result that still comes for it is not taken.
+        """
+        outstanding = self.outstanding
+        for serial in sorted(tasks, key=lambda serial: (outstanding[serial].job.priority, outstanding[serial].order)):
+            task, job = tasks[serial], outstanding[serial].job
+            if task is None:
+                entry = outstanding.pop(serial)
+                self._queue(job, entry.number, dumps(job.items_of(entry.run)), entry.order)
+            else:
+                self._unsent[job.lane].append((serial, task))
+                self._latest[job.lane] = max(self._latest[job.lane], job.priority)
         self.send()
 
     def redo(self, serial: int, position: int, tries: int, error: BaseException) -> None:
@@ -312,15 +319,11 @@ class Dispatch:
 
     def withdraw(self, job: Job) -> None:
         """Take a cancelled job's tasks back; only what a worker has in hand remains."""
-        others = []
-        for serial in self.take_back(job.lane):
-            entry = self.outstanding[serial]
-            if entry.job is job:
-                del self.outstanding[serial]
-                self.fill(entry, Part(None))
-            else:
-                others.append(serial)
-        self.send_again(others)
+        tasks = self.take_back(job.lane)
+        for serial in [serial for serial in tasks if self.outstanding[serial].job is job]:
+            del tasks[serial]
+            self.fill(self.outstanding.pop(serial), Part(None))
+        self.send_again(tasks)
 
     def held_by(self, serial: int) -> Sequence[object]:
         """The items of an outstanding task."""

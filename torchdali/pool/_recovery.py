@@ -218,15 +218,11 @@ class Recovery:
                 break
             time.sleep(0.0005)
         self._dispatch.receive()
+        outstanding = self._dispatch.outstanding
         settled = {*claims.values(), *queued}
-        lost = [
-            serial
-            for serial, entry in self._dispatch.outstanding.items()
-            if entry.job.lane == lane and serial not in settled
-        ]
-        self._dispatch.send_again(
-            sorted([*lost, *(serial for serial in queued if serial in self._dispatch.outstanding)])
-        )
+        lost = [serial for serial, entry in outstanding.items() if entry.job.lane == lane and serial not in settled]
+        waiting = {serial: task for serial, task in queued.items() if serial in outstanding}
+        self._dispatch.send_again({**dict.fromkeys(lost), **waiting})
 
     def _replace(self, deaths: list[WorkerDiedError]) -> list[str]:
         """Start others in the place of the dead; returns what there is to say of it."""
