@@ -160,6 +160,64 @@ def test_a_glimpse_of_files_is_of_no_use_to_a_decoder_that_was_changed():
     assert foreseen.of(decode) is None
 
 
+def change_a_number(module):
+    module.contrast_center = 3.0
+
+
+def add_an_attribute(module):
+    module.more = 1
+
+
+def remove_an_attribute(module):
+    del module.dtype
+
+
+def write_to_a_list(module):
+    module.some[0] = 5
+
+
+def write_to_a_buffer(module):
+    module.table[1] = 7.0
+
+
+def put_another_in_place_of_a_child(module):
+    module.contrast = ops.Uniform(1, 2)
+
+
+def set_a_hook(module):
+    module.contrast.register_forward_pre_hook(lambda *arguments: None)
+
+
+def become_another_class(module):
+    module.__class__ = Strange
+
+
+CHANGES = [
+    change_a_number,
+    add_an_attribute,
+    remove_an_attribute,
+    write_to_a_list,
+    write_to_a_buffer,
+    put_another_in_place_of_a_child,
+    set_a_hook,
+    become_another_class,
+]
+
+
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_an_operator_is_what_it_was_until_something_of_it_changes(change):
+    module = ops.BrightnessContrast(contrast=ops.Uniform(1, 2), contrast_center=128.0)
+    module.some = [1, 2]
+    module.register_buffer("table", torch.zeros(3))
+    script = _foresight.Script([_foresight.Call(module, _foresight.Result(0), ())])
+    assert script.holds(0)
+    module.contrast_center += 0.0  # an equal number
+    module._noted = 1  # not a setting
+    if change is not None:
+        change(module)
+    assert script.holds(0) == (change is None)
+
+
 def test_equal_tokens_are_of_equal_values_only():
     values = [
         1,

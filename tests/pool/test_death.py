@@ -179,9 +179,14 @@ def test_what_was_lost_does_not_write_into_what_comes_after_a_new_start(make_poo
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_killed_while_idle_costs_nothing(make_pool, number):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip(f"{number.name} is ignored here, as below nohup, and so by workers")
-    pool = make_pool(perform)
+    ignored = signal.getsignal(number) is signal.SIG_IGN  # as SIGHUP is below nohup; workers do as their parent does
+    if ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        pool = make_pool(perform)
+    finally:
+        if ignored:
+            signal.signal(number, signal.SIG_IGN)
     victim, other = pool.pids
     os.kill(victim, number)
     assert all_gone([victim])

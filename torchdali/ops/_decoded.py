@@ -83,10 +83,6 @@ class Given:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def by_position(self) -> dict[int, torch.Tensor]:
-        """The images one by one."""
-        return dict(zip(self.positions.tolist(), self.images, strict=True))
-
 
 def version_of(tensor: torch.Tensor) -> int:
     """Goes up when torch writes to the tensor, or to another of the same memory."""
@@ -116,17 +112,14 @@ class Decoded:
         self._output = output
         self._given = Given.of({}) if given is None else given
         self._settings = settings
-        self._version: int | None = None
-        """Of the files' memory, where they have one in common."""
-        self._each: list[int] = []
-        """Else of each of the files of which there is an image."""
+        self._versions: list[int] = []
+        """Of the files of which there is an image."""
         if len(self._given):
             files = outputs[output]
             if files.flat is not None:
-                self._version = version_of(files.flat)
+                self._versions = [version_of(files.flat)] * len(self._given)
             else:
-                self._each = [version_of(files[position]) for position in self._given.positions.tolist()]
-        self._all_taken = False
+                self._versions = [version_of(files[position]) for position in self._given.positions.tolist()]
         self._taken: set[int] = set()
         self._begun = list(begun)
         self._notes: list[tuple[int, Asked]] = []
@@ -150,10 +143,10 @@ class Decoded:
             self._notes.append((int(first), asked))
         if asked.settings != self._settings or not len(self._given):
             return Given.of({})
-        if files is self._outputs[self._output] and not self._taken and not self._all_taken:
-            flat = self._outputs[self._output].flat
-            if flat is not None and version_of(flat) == self._version:
-                self._all_taken = True
+        if files is self._outputs[self._output] and not self._taken:
+            flat = files.flat
+            if flat is not None and version_of(flat) == self._versions[0]:
+                self._taken.update(range(len(self._given)))
                 return self._given
         return Given.of(dict(self._find(files)))
 
@@ -171,11 +164,11 @@ class Decoded:
                 file.dtype != torch.uint8
                 or file.shape != original.shape
                 or not file.is_contiguous()
-                or version_of(file) != (self._each[number] if self._version is None else self._version)
+                or version_of(file) != self._versions[number]
             ):
                 continue
             image = self._given.images[number]
-            again = self._all_taken or number in self._taken
+            again = number in self._taken
             self._taken.add(number)
             yield position, image.clone() if again else image
 

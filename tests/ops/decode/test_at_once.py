@@ -11,7 +11,7 @@ from torchdali import DecodeError, JpegFolder, TensorList
 from torchdali.ops import DecodeImage, DecodeRandomCrop
 from torchdali.ops._context import BatchContext, batch_context
 from torchdali.ops._decoded import Decoded, DecodeSettings, Given
-from torchdali.ops.decode import _decode_image
+from torchdali.ops.decode import _at_once, _decode_image
 
 
 @pytest.fixture
@@ -105,6 +105,17 @@ def test_rows_of_images_of_which_parts_are_wanted_begin_where_kernels_read_faste
     wholes = make(mode=mode)(files)
     assert all(whole.is_contiguous() for whole in wholes)
     assert any(whole.stride(1) % 16 for whole in wholes)
+
+
+def test_images_are_brought_to_a_device_in_as_few_copies_as_there_are_pieces_of_memory():
+    flat = torch.randint(256, (500_000,), dtype=torch.uint8)
+    starts, lengths = np.array([400_000, 30, 100, 499_990]), np.array([70, 60, 300, 10])
+    elsewhere = torch.device("cpu", 0)  # is not the device of a tensor on the CPU
+    buffer, places = _at_once._brought(flat, starts, lengths, elsewhere)
+    assert buffer.data_ptr() != flat.data_ptr()
+    assert buffer.numel() == 370 + 70 + 10
+    for start, length, place in zip(starts, lengths, places, strict=True):
+        assert torch.equal(buffer[place : place + length], flat[start : start + length])
 
 
 def test_what_workers_have_decoded_is_taken(make, library):

@@ -221,7 +221,7 @@ class DecodeImage(Operator):
         device: torch.device,
     ) -> tuple[TensorList, tuple[Any, ...]]:
         """The results whatever is wrong, and the other inputs without the entries of what was skipped."""
-        there = given.by_position()
+        there = set(given.positions.tolist())
         found = [
             None if position in there else infos[position] or self._inspect(position, file)
             for position, file in enumerate(batch)
