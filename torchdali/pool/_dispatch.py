@@ -287,13 +287,12 @@ class Dispatch:
         """
         outstanding = self.outstanding
         for serial in sorted(tasks, key=lambda serial: (outstanding[serial].job.priority, outstanding[serial].order)):
-            task, job = tasks[serial], outstanding[serial].job
+            task = tasks[serial]
             if task is None:
                 entry = outstanding.pop(serial)
-                self._queue(job, entry.number, dumps(job.items_of(entry.run)), entry.order)
+                self._queue(entry.job, entry.number, dumps(entry.job.items_of(entry.run)), entry.order)
             else:
-                self._unsent[job.lane].append((serial, task))
-                self._latest[job.lane] = max(self._latest[job.lane], job.priority)
+                self._unsent[outstanding[serial].job.lane].append((serial, task))
         self.send()
 
     def redo(self, serial: int, position: int, tries: int, error: BaseException) -> None:
