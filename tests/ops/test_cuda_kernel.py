@@ -195,6 +195,15 @@ def test_results_of_each_type_are_written_in_pieces_of_all_sizes(to, channels, e
     assert wholes == {0, 1, 2} if channels == 3 else {0, 1}
 
 
+def test_a_warp_makes_the_weights_of_many_tiles_where_results_are_narrow(emulated):
+    images = batch([(3, 80, 30)] * 12)
+    window, size = np.tile([0, 0, 80, 30], (12, 1)), np.tile([61, 13], (12, 1))
+    assert differences([Resample(window, size, np.zeros((12, 2), bool))], images)[0] <= 1
+    (job,) = emulated
+    assert job.threads == 64  # one warp, and the one that copies
+    assert (job.blocks[:, 3] - job.blocks[:, 2]).max() > 4 * 8
+
+
 def test_images_that_keep_a_dimension_or_are_of_one_colour_are_exact(emulated):
     images = batch([(3, 80, 60)])
     halved = Resample(np.array([[0, 0, 80, 60]]), np.array([[40, 60]]), np.zeros((1, 2), bool))
