@@ -59,7 +59,7 @@ def tie_to_parent(parent: int | None) -> None:
 def forked(bench: Bench, index: int, generation: int, parent: int | None, collects: bool) -> None:
     """The body of a forked worker; ``collects``: whether the process that it was forked from collects garbage."""
     tie_to_parent(parent)
-    gc.freeze()
+    gc.freeze()  # work() does it for all workers, which here would be too late: what is enabled may collect at once
     if collects:
         gc.enable()
     work(bench, index, generation)
