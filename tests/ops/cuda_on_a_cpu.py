@@ -40,13 +40,18 @@ static void yield() {
     current = to;
     swapcontext(&fibers[from].context, &fibers[to].context);
 }
+static bool last_to_arrive(Meeting &meeting, int count) {
+    if (++meeting.waiting < count) return false;
+    meeting.waiting = 0, meeting.turn++;
+    return true;
+}
 static void meet(Meeting &meeting, int count) {
     unsigned turn = meeting.turn;
-    if (++meeting.waiting == count) meeting.waiting = 0, meeting.turn++;
-    else while (meeting.turn == turn) yield();
+    if (!last_to_arrive(meeting, count)) while (meeting.turn == turn) yield();
 }
 static void __syncwarp() { meet(of_warp[current / 32], 32); }
-static void __syncthreads() { meet(of_block, (int)blockDim.x); }
+static void tables_arrive() { last_to_arrive(of_block, (int)blockDim.x); }
+static void tables_wait() { meet(of_block, (int)blockDim.x); }
 static int byte_of(unsigned word, int n, bool sign) { return sign ? (int8_t)(word >> 8 * n) : (uint8_t)(word >> 8 * n); }
 // Fragments as PTX has them for m16n8k32 with bytes.
 static void product(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, const int (&c)[4], bool sign) {
@@ -91,8 +96,13 @@ struct Place {
     explicit Place(const void *place) : begin((const unsigned char *)place) {}
     unsigned word(int at) const { return *(const unsigned *)aligned(at, 4); }
     uint4 four(int at) const { return *(const uint4 *)aligned(at, 16); }
+    void copy16(int at, unsigned long long from) const {
+        if (from % 16) error = "a copy is not aligned";
+        if (from + 16 <= low_end || from >= high_end) error = "something outside of the image was read";
+        memcpy((void *)aligned(at, 16), (void *)from, 16);
+    }
     const unsigned char *aligned(int at, int size) const {
-        if ((uint64_t)(begin + at) % size) error = "a load is not aligned";
+        if ((uint64_t)(begin + at) % size) error = "an access is not aligned";
         return begin + at;
     }
 };
@@ -104,11 +114,6 @@ static void barrier_arrive(unsigned long long *b) {
 static void barrier_arrive_copied(unsigned long long *b) { barrier_arrive(b); }
 static void barrier_wait(unsigned long long *b, unsigned parity) { while (((Phase *)b)->phase == (int)parity) yield(); }
 static void copies_wait() {}
-static void copy16(void *to, unsigned long long from) {
-    if (from % 16 || (uint64_t)to % 16) error = "a copy is not aligned";
-    if (from + 16 <= low_end || from >= high_end) error = "something outside of the image was read";
-    memcpy(to, (void *)from, 16);
-}
 template <typename T> static void write(void *to, T value) {
     if ((uint64_t)to % sizeof(T)) error = "a store is not aligned";
     memcpy(to, &value, sizeof value);

@@ -253,6 +253,13 @@ def test_each_pixel_of_the_result_belongs_to_one_block():
         assert (made == 1).all()
 
 
+@pytest.mark.parametrize(("count", "most"), [(8, 1), (32, 1), (96, 2), (256, 3)])
+def test_the_more_there_is_to_do_the_more_blocks_follow_each_other(count, most):
+    sizes = np.linspace(150, 400, count).astype(int).tolist()
+    job = _cuda.plan(np.concatenate([table((size, size), (224, 224)) for size in sizes]), 2, 264)
+    assert most - 0.9 < len(job.blocks) / 264 <= most
+
+
 @pytest.mark.parametrize(("out", "spread"), [(0, 1), (5, 3)])
 def test_the_source_is_translated_for_gpus_once(out, spread, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHDALI_CACHE_DIR", str(tmp_path))

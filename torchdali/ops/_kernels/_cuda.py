@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import math
 import threading
 import warnings
 from pathlib import Path
@@ -31,15 +32,16 @@ _HEADERS = tuple(SOURCE.with_name(f"resample_{name}.cuh") for name in ("strip", 
 
 TILES = 28
 """Of 8 rows, at most, for a block."""
-STAGES = 4
+STAGES = 3
 """Of 16 rows of the input, of the ring through which they come, at most."""
 WARPS = 7
 """That compute, at most, of a block."""
 BLOCKS = 2
 """On a multiprocessor: more of them would have too few registers for three channels."""
 
-WAVES = 3
-"""How many blocks each place on the device that works on one gets, one after the other, if there are rows enough."""
+WORK = 3600
+"""Instructions of a warp: a place on the device that has N * N times as many to carry out gets N blocks, one after the other.
+More of them spend more on their beginnings; with fewer, places that are done early wait for the others."""
 
 _CAPABILITY = (8, 0)
 _TYPES = {torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16, torch.float32}
@@ -177,7 +179,8 @@ def _blocks(
     start, each = _costs(scale, products)
     most = np.where(products == 1, TILES, TILES // 2)
     # Rows are divided so that the longest block is as short as the number of blocks allows.
-    bands, allowed = -(-tiles // most), int(WAVES * slots)
+    in_a_row = max(1, round(math.sqrt(float((each * tiles * strips).sum()) / slots / WORK)))
+    bands, allowed = -(-tiles // most), in_a_row * slots
     if int((bands * strips).sum()) <= allowed:
         low, high, faster = float((start + each).max()), float((start + each * most).max()), 1 / each
         for _ in range(_HALVINGS):

@@ -19,35 +19,38 @@
 namespace {
 
 // Copies steps to the ring, in the order in which they are wanted. LANES share a row, which has REPEATS blocks of 16 bytes for
-// each of them at most. Does what there is to do ``meanwhile`` and meets the other warps when the ring is full, or everything
-// is on its way.
-template <int LANES, int REPEATS, typename Meanwhile>
-DEVICE void copy_steps(const Shared &shared, u64 source, i64 source_c, int source_h, int length, int rows, int steps, int lane,
-                       Meanwhile meanwhile) {
+// each of them at most. As a step has 16 rows, rows of all steps lie alike: which blocks of 16 bytes they take, from where a
+// step begins, is found once.
+template <int LANES, int REPEATS>
+DEVICE void copy_steps(const Shared &shared, u64 source, i64 source_c, int source_h, int length, int rows, int steps, int lane) {
     constexpr int AT_ONCE = 32 / LANES, TURNS = STEP / AT_ONCE;
-    const int mine = lane / LANES, column = 16 * (lane % LANES), filled = least(shared.stages, steps);
-    // Channels differ in where their first row begins.
-    u64 line[CHANNELS];
-    UNROLL for (int channel = 0; channel < CHANNELS; channel++) line[channel] = source + (u64)(channel * source_c);
+    const int mine = lane / LANES, column = 16 * (lane % LANES);
+    u64 begin = source & ~(u64)15;
+    u32 offset[CHANNELS][TURNS], wanted[CHANNELS][REPEATS];  // the latter has a bit for each turn
+    UNROLL for (int channel = 0; channel < CHANNELS; channel++) {
+        UNROLL for (int n = 0; n < REPEATS; n++) wanted[channel][n] = 0;
+        UNROLL for (int turn = 0; turn < TURNS; turn++) {
+            const u32 from = (u32)(source & 15) + (u32)(channel * source_c) + (u32)((turn * AT_ONCE + mine) * source_h);
+            offset[channel][turn] = (from & ~15u) + column;
+            UNROLL for (int n = 0; n < REPEATS; n++)
+                wanted[channel][n] |= (u32)(column + 512 * n < (int)(from & 15) + length) << turn;
+        }
+    }
     int slot = 0, phase = 1;
-    for (int step = 0;; step++) {
-        if (step == filled) {
-            meanwhile();
-            __syncthreads();
+    for (int step = 0; step < steps; step++, begin += (u64)((i64)STEP * source_h)) {
+        const int left = rows - step * STEP - mine;
+        if (left + mine < STEP) {
+            u32 there = 0;
+            UNROLL for (int turn = 0; turn < TURNS; turn++) there |= (u32)(turn * AT_ONCE < left) << turn;
+            UNROLL for (int channel = 0; channel < CHANNELS; channel++)
+                UNROLL for (int n = 0; n < REPEATS; n++) wanted[channel][n] &= there;
         }
-        if (step == steps) break;
         if (step >= shared.stages) barrier_wait(shared.empty + slot, phase);
-        u8 *to = shared.ring + (slot * CHANNELS * STEP + mine) * shared.pitch + column;
-        const int there = least(rows - step * STEP, STEP) - mine;
-        UNROLL for (int channel = 0; channel < CHANNELS; channel++) {
-            const u64 base = line[channel] & ~(u64)15;
-            int from = (int)(line[channel] & 15) + mine * source_h;
-            UNROLL for (int turn = 0; turn < TURNS; turn++, from += AT_ONCE * source_h, to += AT_ONCE * shared.pitch)
+        Place to(shared.ring + (slot * CHANNELS * STEP + mine) * shared.pitch + column);
+        UNROLL for (int channel = 0; channel < CHANNELS; channel++)
+            UNROLL for (int turn = 0; turn < TURNS; turn++, to.begin += AT_ONCE * shared.pitch)
                 UNROLL for (int n = 0; n < REPEATS; n++)
-                    if (turn * AT_ONCE < there && column + 512 * n < (from & 15) + length)
-                        copy16(to + 512 * n, base + (u64)(i64)((from & ~15) + column + 512 * n));
-            line[channel] += (u64)((i64)STEP * source_h);
-        }
+                    if (wanted[channel][n] >> turn & 1) to.copy16(512 * n, begin + offset[channel][turn] + 512 * n);
         barrier_arrive_copied(shared.full + slot);
         if (++slot == shared.stages) slot = 0, phase ^= 1;
     }
@@ -68,8 +71,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int4 block = blocks[blockIdx.x];
     const i64 *row = integers + (i64)block.x * INTEGERS;
     const float *parameters = floats + (i64)block.x * FLOATS;
-    const Axis x(row, parameters[1], WINDOW_WIDTH, WIDTH_, LIMIT_X), y(row, parameters[0], WINDOW_HEIGHT, HEIGHT, LIMIT_Y);
+    // All of the tables is read before anything depends on it, so that memory is waited for once.
+    const i64 source_c = row[SOURCE_C], before = row[TOP] * row[SOURCE_H] + row[LEFT];
+    const u64 image = (u64)row[SOURCE];
+    const int source_h = (int)row[SOURCE_H];
     const bool flip = row[FLIP_H] != 0;
+    Colours colours[CHANNELS];
+    if (LEVELS) UNROLL for (int channel = 0; channel < CHANNELS; channel++) colours[channel].load(parameters + 5, channel);
+    const Axis x(row, parameters[1], WINDOW_WIDTH, WIDTH_, LIMIT_X), y(row, parameters[0], WINDOW_HEIGHT, HEIGHT, LIMIT_Y);
     const int left = block.y & 0xffff, right = block.y >> 16, top = block.z, bottom = block.w;
     const bool fast = x.fits(16, 32) && y.fits(TILE, STEP + 1);
     const int active = (right - left + WIDTH - 1) / WIDTH, tiles = (bottom - top + TILE - 1) / TILE;
@@ -79,9 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     // Which part of the window the block depends on. Its columns are flipped by being taken in another order.
     const int first = x.low(flip ? x.after - right : left), end = x.high((flip ? x.after - left : right) - 1);
     const int first_row = y.low(top), end_row = y.high(bottom - 1), steps = (end_row - first_row + STEP - 1) / STEP;
-    const int source_h = (int)row[SOURCE_H];
-    const bool aligned = fast && x.fits(16, 29) && ((source_h | (int)row[SOURCE_C]) & 3) == 0;
-    const u64 source = (u64)row[SOURCE] + (u64)((row[TOP] + first_row) * source_h + row[LEFT] + first);
+    const bool aligned = fast && x.fits(16, 29) && ((source_h | (int)source_c) & 3) == 0;
+    const u64 source = image + (u64)(before + (i64)first_row * source_h + first);
 
     Shared shared;
     shared.full = (u64 *)memory;
@@ -103,27 +111,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             barrier_init(shared.empty + lane, active);
         }
         __syncwarp();
+        tables_arrive();
         const int length = end - first, rows = end_row - first_row;
-        const i64 source_c = row[SOURCE_C];
-        const auto look_up = [&] {
-            if (!LEVELS) return;
-            for (int channel = 0; channel < CHANNELS; channel++) {
-                Colours colours;
-                colours.load(parameters + 5, channel);
-                Pair *pairs = (Pair *)(shared.levels + 256 * channel);
-                for (int n = lane; n < 128; n += 32)
-                    pairs[n] = pair_of(bits_of(colours.of((float)(2 * n))), bits_of(colours.of((float)(2 * n + 1))));
-            }
-        };
-        if (length + 15 <= 256) copy_steps<16, 1>(shared, source, source_c, source_h, length, rows, steps, lane, look_up);
-        else if (length + 15 <= 512) copy_steps<32, 1>(shared, source, source_c, source_h, length, rows, steps, lane, look_up);
-        else copy_steps<32, 2>(shared, source, source_c, source_h, length, rows, steps, lane, look_up);
+        if (length + 15 <= 256) copy_steps<16, 1>(shared, source, source_c, source_h, length, rows, steps, lane);
+        else if (length + 15 <= 512) copy_steps<32, 1>(shared, source, source_c, source_h, length, rows, steps, lane);
+        else copy_steps<32, 2>(shared, source, source_c, source_h, length, rows, steps, lane);
         return;
     }
 
     // Sums are rounded to 8.8 bits, half up; where each column's one weight is 65535 of 65536, up.
     const u32 unit = x.before == x.after ? 255 : 128;
     if (threadIdx.x == 0) *shared.unit = make_uint4(unit, unit, unit, unit);
+
+    if (LEVELS)
+        for (int value = threadIdx.x; value < 256; value += 32 * warps)
+            UNROLL for (int channel = 0; channel < CHANNELS; channel++)
+                shared.levels[256 * channel + value] = (Result)bits_of(colours[channel].of((float)value));
 
     // Weights are few among zeros. Across, a lane makes those of a column, down, those of a row of a tile, a warp those of 4
     // tiles: both at once, as each waits for itself.
@@ -169,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         }
         horizontal.count = 0;
     }
-    __syncthreads();
+    tables_wait();
     if (warp >= active) return;
 
     const int column = left + warp * WIDTH + (SPREAD == 1 ? 2 * group : 0);
@@ -181,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #define STRIP(...) \
     Strip<__VA_ARGS__> strip = {shared, target, lane, tiles, bottom - top, products, groups, across + lane, \
                                 (Result *)(shared.collected + warp * COLLECTED)}; \
-    strip.place(source, row[SOURCE_C], source_h, starts); \
+    strip.place(source, source_c, source_h, starts); \
     strip.run(parameters + 5)
     if (aligned) {
         STRIP(1, true);

@@ -44,12 +44,15 @@ DEVICE void barrier_wait(u64 *barrier, u32 parity) {
                  "r"(parity)
                  : "memory");
 }
-DEVICE void copy16(void *to, u64 from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address(to)), "l"(from) : "memory");
-}
 DEVICE void barrier_arrive_copied(u64 *barrier) {  // when this thread's copies so far are there
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address(barrier)) : "memory");
 }
+// Once all threads of the block have arrived, those that wait go on, and see what all had written.
+DEVICE void tables_arrive() {
+    __threadfence_block();
+    asm volatile("bar.arrive 1, %0;" ::"r"(blockDim.x) : "memory");
+}
+DEVICE void tables_wait() { asm volatile("bar.sync 1, %0;" ::"r"(blockDim.x) : "memory"); }
 DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 DEVICE void write(void *to, u8 value) { asm volatile("st.global.u8 [%0], %1;" ::"l"(to), "r"((u32)value)); }
 DEVICE void write(void *to, u16 value) { asm volatile("st.global.u16 [%0], %1;" ::"l"(to), "h"(value)); }
@@ -102,7 +105,7 @@ struct Table {
     DEVICE explicit Table(const T *values) : begin(address(values)) {}
     DEVICE u32 operator[](u32 n) const { return shared_word((const T *)nullptr, begin + (u32)sizeof(T) * n); }
 };
-// A place in shared memory, the same for all lanes of a warp: what a lane adds to it costs no instruction.
+// A place in shared memory. Where it is the same for all lanes of a warp, what a lane adds to it costs no instruction.
 struct Place {
     u32 begin;
     DEVICE explicit Place(const void *place) : begin(address(place)) { asm("" : "+r"(begin)); }
@@ -116,6 +119,9 @@ struct Place {
         asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "r"(begin + (u32)at) : "memory");
         return value;
+    }
+    DEVICE void copy16(int at, u64 from) const {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(begin + (u32)at), "l"(from) : "memory");
     }
 };
 // Two bytes in shared memory, without a branch: where there is one, compilers do what stands before it and after it in turn.
