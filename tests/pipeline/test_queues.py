@@ -63,6 +63,21 @@ def test_a_pipeline_sees_to_it_where_it_may_be_on_a_gpu(monkeypatch, device, wan
         assert (VARIABLE in os.environ) == wanted
 
 
+class Tells(torchdali.Pipeline):
+    """What its stage finds in the environment."""
+
+    def forward(self, numbers):
+        return numbers, os.environ.get(VARIABLE, "nothing")
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cpu", "nothing"), ("cuda:0", "32"), (None, "32")])
+def test_processes_of_a_stage_see_to_it_themselves(monkeypatch, device, wanted):
+    on(device, monkeypatch)
+    with Tells(count_to(4), batch_size=2, device="cpu", placement="workers", gpu_workers=2) as pipeline:
+        assert {told for _, told in pipeline} == {wanted}
+        assert VARIABLE not in os.environ
+
+
 @pytest.mark.parametrize(("device", "wanted"), [("cpu", False), ("cuda:0", True)])
 def test_so_does_a_loader_with_a_stage(monkeypatch, device, wanted):
     on(device, monkeypatch)

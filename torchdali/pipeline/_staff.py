@@ -141,7 +141,7 @@ class Staff:
             pipeline: whose stage it is; it is not kept alive.
         """
         device = expected_device(self._request)
-        if device is None or device.type == "cuda":
+        if not self.placement.gpu_workers and (device is None or device.type == "cuda"):
             allow_queues()
         self.reader.start()
         if self.placement.gpu_workers and self.crew is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import uuid
 import weakref
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from torchdali.ops._decoded import Observation
 from torchdali.ops.decode._warm import warm_up_decoders
 from torchdali.pipeline._adapt import adapt_modules
 from torchdali.pipeline._device_memory import ExportedMemory
+from torchdali.pipeline._in_turn import in_turn
 from torchdali.pipeline._parcel import Packed, Parcel, pack_outputs, unpack_batch
 from torchdali.pipeline._pinned import PinnedSegments
+from torchdali.pipeline._queues import allow_queues
 from torchdali.pipeline._share_out import decoded_by_address
 from torchdali.pipeline._stage_call import StageCall
 from torchdali.pipeline._statistics import StageTotals, Stopwatch
@@ -216,6 +219,7 @@ class StageFunction:
         self._seconds: dict[str, float] = {}
         self._totals = StageTotals()
         self._counted: dict[str, dict[str, int]] = {}
+        self._turn = f"torchdali-{uuid.uuid4().hex}"
         self.__name__ = f"the stage of {type(pipeline).__name__}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -237,12 +241,15 @@ class StageFunction:
         torch.set_grad_enabled(False)
         for kind in ("cpu", "cuda"):  # as in a thread of its own, whatever the thread that forked this was doing
             torch.set_autocast_enabled(kind, False)
+        if self._expected is None or self._expected.type == "cuda":
+            allow_queues()
         if self._expected is None or self._expected.type != "cuda":
             return
-        if torch.cuda.is_available() and (self._expected.index or 0) < torch.cuda.device_count():
-            torch.cuda.set_device(self._expected)
-            self._move(self._expected)
-            warm_up_decoders(self._pipeline, self._expected)
+        with in_turn(self._turn):  # so that the first batch need not wait for all of them
+            if torch.cuda.is_available() and (self._expected.index or 0) < torch.cuda.device_count():
+                torch.cuda.set_device(self._expected)
+                self._move(self._expected)
+                warm_up_decoders(self._pipeline, self._expected)
 
     def _move(self, device: torch.device) -> None:
         if self._device == device:
