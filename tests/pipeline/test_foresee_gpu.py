@@ -1,5 +1,7 @@
 """What workers have found out ahead is what the stage does on a GPU, to the last bit."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -33,15 +35,19 @@ class Training(torchdali.Pipeline):
             ops.CropMirrorNormalize(mirror=ops.CoinFlip(), mean=[120.0, 115.0, 100.0], std=58.0, dtype=torch.float16),
             channels_last=True,
         )
-        self.turn = ops.Rotate(ops.Uniform(-30, 30))
+        self.turn = ops.Rotate(ops.Uniform(-30, 30), keep_size=True)
 
     def forward(self, files):
         return self.turn(self.prepare(self.decode(files))).as_tensor()
 
 
 def results(pipeline):
+    made = []
     with pipeline:
-        return [batch.clone() for batch in pipeline]
+        for batch in pipeline:
+            made.append(batch.clone())
+            time.sleep(0.02)  # as a training would take: a stage that is waited for waits for no answer
+    return made
 
 
 def test_batches_are_those_of_a_stage_that_decides_by_itself(image_folder, monkeypatch):
