@@ -1,6 +1,7 @@
 """The CUDA C++ kernel against the definition: compiled for the CPU, where each thread is a fiber, and on a GPU."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 import warnings
@@ -221,6 +222,35 @@ def table(before=(300, 400), after=(224, 224)):
     integers[:, 8:10], integers[:, 14:16] = before, after
     integers[:, 20:24:2] = 2 * np.maximum(before, after)
     return integers
+
+
+@pytest.fixture
+def sparse():
+    """Gives memory of which only what is written to takes room, as a tensor."""
+    fds = []
+
+    def made(nbytes):
+        fds.append(os.memfd_create("sparse"))
+        os.ftruncate(fds[-1], nbytes)
+        return torch.from_file(f"/proc/self/fd/{fds[-1]}", shared=True, size=nbytes, dtype=torch.uint8)
+
+    yield made
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_channels_may_lie_further_from_each_other_than_32_bits_reach(emulated, sparse, interleaved):
+    apart = 2**31 + 16
+    near = photograph((3, 60, 71), np.random.default_rng(4))
+    far = sparse(2 * apart + 10_000).as_strided((3, 60, 71), (apart, 71, 1)).copy_(near)
+    resize = [Resample(np.array([[3, 5, 50, 60]]), np.array([[37, 45]]), np.zeros((1, 2), bool))]
+    results = [
+        run(parts_of(resize, image_sizes(images, "test"), images.dtype), images, interleaved)[0]
+        for images in (TensorList([near], "CHW"), TensorList([far], "CHW"))
+    ]
+    assert len(emulated) == 2
+    assert torch.equal(*results)
 
 
 def test_rows_that_the_kernel_cannot_do_are_left_to_the_other_one():

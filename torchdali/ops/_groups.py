@@ -16,10 +16,10 @@ from torchdali.ops._resample import Resample
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._warp import Warp
 
-__all__ = ["TYPES", "WIDE", "Group", "Part", "copies", "grouped", "narrowed", "parts_of", "supports"]
+__all__ = ["EXTENT", "TYPES", "WIDE", "Group", "Part", "copies", "grouped", "narrowed", "parts_of", "supports"]
 
 _COLOURS = 3
-_EXTENT = 2**31
+EXTENT = 2**31
 """Elements that 32-bit arithmetic of addresses within an image can reach."""
 
 TYPES = {
@@ -181,7 +181,7 @@ def supports(group: Group, stages: Sequence[tuple[Sizes, torch.dtype]]) -> bool:
     if not len(sizes) or (sizes < 1).any():
         return False
     for stage, dtype in stages:
-        if dtype not in TYPES or int(stage.prod(1).max()) >= _EXTENT:
+        if dtype not in TYPES or int(stage.prod(1).max()) >= EXTENT:
             return False
     wide = not WIDE.isdisjoint(dtype for _, dtype in stages)
     # Weights and places are float32. And what becomes another type by a copy would be rounded twice, through a double.
@@ -196,5 +196,5 @@ def supports(group: Group, stages: Sequence[tuple[Sizes, torch.dtype]]) -> bool:
         longest = max(
             int(sizes[:, 1:].max()), int(results[:, 1:].max()), int(np.max(getattr(group.head, "window", sizes)))
         )
-        return 2 * (longest + 64) * longest < _EXTENT
+        return 2 * (longest + 64) * longest < EXTENT
     return True

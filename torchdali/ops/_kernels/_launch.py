@@ -24,6 +24,7 @@ from torchdali.ops._kernels._tables import (
     new_memory,
     packed_strides,
     rows_of,
+    within_reach,
 )
 from torchdali.ops._kernels._upload import upload
 from torchdali.ops._plainly import plainly
@@ -97,7 +98,7 @@ class _Launch:
         self, group: Group, images: TensorList, stages: list[tuple[Sizes, torch.dtype]], interleaved: bool | None
     ) -> None:
         self.group, self.added = narrowed(group)
-        self.images = images
+        self.images = images = within_reach(images)
         self.sizes = sizes = stages[0][0]
         self.results = stages[-1][0]
         self.dtypes = [dtype for _, dtype in stages]

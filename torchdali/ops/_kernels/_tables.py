@@ -11,11 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchdali.ops._groups import Group
+from torchdali.ops._groups import EXTENT, Group
 from torchdali.ops._steps import Sizes
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Memory", "Rows", "blocks_of", "colour_table", "memory_of", "new_memory", "packed_strides", "rows_of"]
+__all__ = [
+    "Memory",
+    "Rows",
+    "blocks_of",
+    "colour_table",
+    "memory_of",
+    "new_memory",
+    "packed_strides",
+    "rows_of",
+    "within_reach",
+]
 
 Integers = npt.NDArray[np.int64]
 
@@ -72,6 +82,13 @@ def memory_of(images: TensorList) -> Memory:
     """Of existing images, whatever their layout."""
     strides = images.strides[:, [2, 0, 1]] if images.layout == "HWC" else images.strides
     return Memory(images.pointers, strides, images.dtype.itemsize)
+
+
+def within_reach(images: TensorList) -> TensorList:
+    """The images; copied, if one is a part of so much memory that kernels would not reach its end from its beginning."""
+    if int(((images.sizes - 1) * images.strides).sum(1).max()) < EXTENT:
+        return images
+    return TensorList([image.contiguous() for image in images], images.layout)
 
 
 def packed_strides(sizes: Sizes, *, interleaved: bool) -> Integers:

@@ -38,10 +38,10 @@ DEVICE void copy_steps(const Shared &shared, u64 source, i64 source_c, int sourc
     }
     int slot = 0, phase = 1;
     for (int step = 0; step < steps; step++, begin += (u64)((i64)STEP * source_h)) {
-        const int left = rows - step * STEP - mine;
-        if (left + mine < STEP) {
+        const int left = rows - step * STEP;
+        if (left < STEP) {
             u32 there = 0;
-            UNROLL for (int turn = 0; turn < TURNS; turn++) there |= (u32)(turn * AT_ONCE < left) << turn;
+            UNROLL for (int turn = 0; turn < TURNS; turn++) there |= (u32)(turn * AT_ONCE + mine < left) << turn;
             UNROLL for (int channel = 0; channel < CHANNELS; channel++)
                 UNROLL for (int n = 0; n < REPEATS; n++) wanted[channel][n] &= there;
         }
