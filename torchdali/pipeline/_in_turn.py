@@ -1,8 +1,8 @@
 """Processes do something one after the other.
 
-Drivers make one context on a GPU after the other: of processes that begin at the same time all are done late, of those that take
-turns the first is done soon. A turn is an address that only one socket can have; it is free again when its process ends, however
-that happens, and leaves nothing behind.
+A driver makes one context on a GPU after the other, it seems: of processes that begin at the same time all are done late. Of
+those that take turns the first should be done soon. A turn is an address that only one socket can have; it is free again when
+its process ends, however that happens, and leaves nothing behind.
 
 Source: unix(7), "abstract".
 """

@@ -141,6 +141,7 @@ class Staff:
             pipeline: whose stage it is; it is not kept alive.
         """
         device = expected_device(self._request)
+        # Where the stage has processes of its own they ask: queues take time to make, and here there is little for them to do.
         if not self.placement.gpu_workers and (device is None or device.type == "cuda"):
             allow_queues()
         self.reader.start()

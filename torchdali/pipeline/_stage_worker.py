@@ -241,9 +241,10 @@ class StageFunction:
         torch.set_grad_enabled(False)
         for kind in ("cpu", "cuda"):  # as in a thread of its own, whatever the thread that forked this was doing
             torch.set_autocast_enabled(kind, False)
-        if self._expected is None or self._expected.type == "cuda":
-            allow_queues()
-        if self._expected is None or self._expected.type != "cuda":
+        if self._expected is not None and self._expected.type != "cuda":
+            return
+        allow_queues()
+        if self._expected is None:
             return
         with in_turn(self._turn):  # so that the first batch need not wait for all of them
             if torch.cuda.is_available() and (self._expected.index or 0) < torch.cuda.device_count():
