@@ -23,7 +23,7 @@ def library():
 def early(library, monkeypatch):
     """Has pipelines begin early although they are on the CPU, with a stand-in for the engine; lists who decoded."""
     threads = []
-    engine = Engine(library, CPU)
+    engine = Engine(library, CPU, STREAM)
     decode = engine._decode
     monkeypatch.setattr(engine, "_decode", lambda *a: (threads.append(threading.current_thread().name), decode(*a)))
     monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)

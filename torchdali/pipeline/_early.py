@@ -1,10 +1,9 @@
 """The engine of a GPU begins with the next batches while the stage is at work on this one.
 
 A call of the engine takes long and needs no Python, what the stage does beside it is Python: one after the other, each
-waits for the other. Here the engine's part of a batch is done in a thread of its own, on a stream of its own, as soon as the
-sources' workers are done with it; the decoder finds it there when the batch's turn has come. Nothing depends on it: what
-was not begun, or turns out to be another file, is decoded in the stage. Before that another thread brings the files to pinned
-memory.
+waits for the other. Here the engine's part of a batch is done in a thread of its own, as soon as the sources' workers are
+done with it; the decoder finds it there when the batch's turn has come. Nothing depends on it: what was not begun, or turns
+out to be another file, is decoded in the stage. Before that another thread brings the files to pinned memory.
 
 Which files are decoded, and how, is known from the batch before.
 """
@@ -98,7 +97,6 @@ class EarlyDecoding:
         self._wasted = 0
         """Batches that were begun since something of one was wanted."""
         self._executors: tuple[ThreadPoolExecutor, ...] = ()
-        self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def learn(self, asked: list[tuple[int, Asked]]) -> None:
         """Take in which outputs of the sources which decoders were given."""
@@ -157,7 +155,7 @@ class EarlyDecoding:
             )
         files, engine = self._executors
         staged = files.submit(self._stage, plan, device)
-        return engine.submit(self._decode, plan, device, staged)
+        return engine.submit(self._decode, plan, staged)
 
     def _stage(self, plan: AtOnce, device: torch.device) -> None:
         begin = time.perf_counter()
@@ -165,17 +163,11 @@ class EarlyDecoding:
             plan.stage()
         self._note("files", "stage files", begin)
 
-    def _decode(self, plan: AtOnce, device: torch.device, staged: Future[None]) -> None:
+    def _decode(self, plan: AtOnce, staged: Future[None]) -> None:
         staged.result()
         begin = time.perf_counter()
-        with torch.no_grad(), contextlib.ExitStack() as stack:
-            if device.type == "cuda":
-                if device not in self._streams:
-                    self._streams[device] = torch.cuda.Stream(device)
-                stack.enter_context(torch.cuda.device(device))
-                stack.enter_context(torch.cuda.stream(self._streams[device]))
-            with _spans.labelled("decode ahead"):
-                plan.decode()
+        with torch.no_grad(), _spans.labelled("decode ahead"):
+            plan.decode()
         self._note("engine", "decode ahead", begin)
 
     def _note(self, track: str, name: str, begin: float) -> None:

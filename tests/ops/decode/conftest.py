@@ -17,7 +17,7 @@ def library():
 
 @pytest.fixture
 def decoder(library, monkeypatch):
-    engine = Engine(library, CPU)
+    engine = Engine(library, CPU, STREAM)
     monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: STREAM)
     decoder = NvjpegDecoder(CpuDecoder())

@@ -15,7 +15,7 @@ class Library:
     """Has the functions of nvJPEG that are called, and writes where it is told to, in the CPU's memory."""
 
     def __init__(self):
-        self.batches, self.statuses = [], []
+        self.batches, self.statuses, self.streams = [], [], []
 
     def nvjpegCreateEx(self, backend, dev_allocator, pinned_allocator, flags, handle):
         assert (backend, flags) == (3, 0)
@@ -34,6 +34,7 @@ class Library:
             return self.statuses.pop(0)
         size, output = self.prepared
         self.batches.append(size)
+        self.streams.append(stream.value)
         numbers = ctypes.POINTER(ctypes.c_uint64)
         for n in range(size):
             where, length = ctypes.cast(files, numbers)[n], ctypes.cast(lengths, numbers)[n]

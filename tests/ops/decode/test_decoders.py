@@ -17,6 +17,7 @@ from torchdali.ops.decode._interface import CannotDecodeError
 from torchdali.ops.decode._nvimgcodec import NvimgcodecDecoder
 from torchdali.ops.decode._select import select_decoder
 from torchdali.ops.decode._torchcodec import TorchcodecDecoder
+from torchdali.ops.decode._torchvision import TorchvisionDecoder
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GOOD, REFUSED = encoded(picture()), with_bad_tables(encoded(picture()))
@@ -150,15 +151,38 @@ def as_module(monkeypatch, name, **attributes):
     monkeypatch.setitem(sys.modules, name, module)
 
 
+def drained_streams(monkeypatch):
+    """The current stream is number 7; the list has each that was waited for until it had nothing left to do."""
+    drained = []
+    stream = types.SimpleNamespace(cuda_stream=7, synchronize=lambda: drained.append(7))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    return drained
+
+
+def test_torchvision_is_not_called_while_the_current_stream_has_anything_to_do(monkeypatch):
+    drained, calls = drained_streams(monkeypatch), []
+
+    def decode_jpegs_cuda(files, mode, device):
+        calls.append(list(drained))
+        return [torch.ops.image.decode_jpeg(file, mode, False) for file in files]
+
+    monkeypatch.setattr(torch.ops.image, "decode_jpegs_cuda", decode_jpegs_cuda, raising=False)
+    (image,) = TorchvisionDecoder(CpuDecoder()).decode_jpegs([tensor(GOOD)], [inspect(GOOD)], "RGB", GPU)
+    assert calls == [[7]]
+    assert torch.equal(image, torch.ops.image.decode_jpeg(tensor(GOOD), 3, False))
+
+
 def test_torchcodec_never_sees_an_orientation_that_it_would_apply(monkeypatch):
     seen = []
 
     def decode_jpeg(files, *, mode, device):
+        assert drained == [7]
         seen.extend(bytes(file.numpy()) for file in files)
         return [torch.ops.image.decode_jpeg(file, 3, True) for file in files]
 
     as_module(monkeypatch, "torchcodec")
     as_module(monkeypatch, "torchcodec.decoders", decode_jpeg=decode_jpeg)
+    drained = drained_streams(monkeypatch)
     data = with_orientation(6)
     (image,) = decode(TorchcodecDecoder(CpuDecoder()), [data])
     assert b"Exif" not in seen[0]
@@ -200,6 +224,7 @@ def test_nvimgcodec_s_empty_slots_go_to_the_cpu_and_its_images_become_planar(mon
         def decode(self, files, *, params, cuda_stream):
             assert params == {"apply_exif_orientation": False, "color_spec": "srgb"}
             assert cuda_stream == 7
+            assert drained == [7]
             decoded = [torch.ops.image.decode_jpeg(tensor(data), 3, False).permute(1, 2, 0) for data in files]
             return [None, *(image.contiguous() for image in decoded[1:])]
 
@@ -210,7 +235,7 @@ def test_nvimgcodec_s_empty_slots_go_to_the_cpu_and_its_images_become_planar(mon
         DecodeParams=dict,
         ColorSpec=types.SimpleNamespace(SRGB="srgb", GRAY="gray"),
     )
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=7))
+    drained = drained_streams(monkeypatch)
     decoder = NvimgcodecDecoder(CpuDecoder())
     files = [tensor(data) for data in (GOOD, with_orientation(6))]
     results = decoder.decode_jpegs(files, [inspect(bytes(file.numpy())) for file in files], "RGB", GPU)

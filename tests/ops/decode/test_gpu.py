@@ -1,7 +1,9 @@
 """The decoders on a GPU: the same results as on the CPU for each file, whichever decoder and whatever its neighbours."""
 
+import ctypes
 import gc
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +12,10 @@ from tests.ops.decode.oddities import encoded, oddities, picture, tensor, with_b
 from tests.ops.decode.table import NOT_RUN, ON_CUDA, cuda_cell, read_table, write_column, write_is_wanted
 from torchdali import DecodeError, JpegFolder
 from torchdali.ops import DecodeCrop, DecodeImage
+from torchdali.ops.decode import _nvjpeg
+from torchdali.ops.decode._nvjpeg_library import Engine, engine_of, library_path
 from torchdali.ops.decode._select import _ON_CUDA
+from torchdali.tensorlist import TensorList
 
 pytestmark = pytest.mark.gpu
 
@@ -96,22 +101,63 @@ def test_parts_are_views_of_what_was_decoded(decoder):
 
 @pytest.mark.slow
 def test_none_of_many_small_batches_is_spoilt_by_pending_kernels(decoder):
-    """Kernels that were queued before write to memory that has been given back: what is decoded there must come after."""
-    batches = 10_000
-    files = [tensor(encoded(picture(64, 48 + n), quality=80)) for n in range(2)]
+    """Each is decoded while kernels are pending that write to the images before, which have been given back."""
+    files = [tensor(encoded(picture(64, 64 + n), quality=80)) for n in range(2)]
     decode = DecodeImage(device="cuda", decoder=decoder)
     expected = [image.clone() for image in decode(files)]
     spoilt = torch.zeros((), dtype=torch.int64, device="cuda")
-    for _ in range(batches):
-        blocks = [torch.empty(image.numel(), dtype=torch.uint8, device="cuda") for image in expected]
-        torch.cuda._sleep(20_000)
-        for block in blocks:
-            block.fill_(77)
-        del blocks, block
-        images = decode(files)
+    for _ in range(10_000):
+        images = list(decode(files))
         spoilt += sum((image != other).any() for image, other in zip(images, expected, strict=True))
-        del images
+        torch.cuda._sleep(1_000_000)  # about 0.5 ms of clock cycles: longer than it takes to begin with the next one
+        for image in images:
+            image.fill_(77)
+        del images, image
     assert spoilt.item() == 0
+
+
+def spoilt_by_pending_kernels(decode, files):
+    """How many of 10 batches are, where kernels are pending that write to the images before, which have been given back."""
+    expected = [image.clone() for image in decode(files)]
+    spoilt = 0
+    for _ in range(10):
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # so that no other memory is there to be given out
+        images = list(decode(files))
+        torch.cuda._sleep(100_000_000)  # about 50 ms of clock cycles
+        for image in images:
+            image.fill_(77)
+        del images, image
+        images = list(decode(files))
+        spoilt += any(not torch.equal(image, other) for image, other in zip(images, expected, strict=True))
+        del images
+    return spoilt
+
+
+def in_one_buffer(files):
+    return TensorList.from_flat(torch.cat(files), np.array([[file.numel()] for file in files]))
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("side", [False, True])
+def test_images_are_not_spoilt_by_kernels_that_still_write_to_those_before(decoder, image_folder, together, side):
+    files = [read_bytes(path) for path in JpegFolder(image_folder).files[:16]]
+    decode = DecodeImage(device="cuda", decoder=decoder)
+    with torch.cuda.stream(torch.cuda.Stream() if side else torch.cuda.default_stream()):
+        assert spoilt_by_pending_kernels(decode, in_one_buffer(files) if together else files) == 0
+
+
+def test_an_engine_that_writes_to_memory_of_the_current_stream_spoils_images(image_folder, monkeypatch):
+    """Why an engine has a stream of its own: nvJPEG does not wait for what is pending on the stream that it is given."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    if engine_of(device) is None:
+        pytest.skip("the GPU has no JPEG engine")
+    engine = Engine(ctypes.CDLL(library_path()), device, torch.cuda.current_stream(device))
+    monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)
+    files = in_one_buffer([read_bytes(path) for path in JpegFolder(image_folder).files[:16]])
+    spoilt = spoilt_by_pending_kernels(DecodeImage(device="cuda", decoder="nvjpeg"), files)
+    print(f"batches spoilt of 10: {spoilt} without a stream of its own")
+    assert spoilt > 0
 
 
 def test_decoded_images_outlive_the_decoder(decoder):

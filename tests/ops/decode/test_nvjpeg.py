@@ -38,7 +38,7 @@ def expected(file, mode=3):
 def decode_one(engine, file):
     """Of 70 x 80 pixels."""
     arrays = (np.array([value]) for value in (file.data_ptr(), file.numel(), 70, 80, 80))
-    buffer, (start,) = engine.decode(*arrays, 3, STREAM)
+    buffer, (start,) = engine.decode(*arrays, 3)
     return buffer[start : start + 3 * 70 * 80].view(3, 70, 80)
 
 
@@ -56,6 +56,17 @@ def test_each_image_is_written_to_its_own_place(decoder, library, image_folder, 
             assert torch.equal(image, expected(file, 1 if mode == "GRAY" else 3))
             assert image.is_contiguous()
     assert library.batches == ["prepared", len(files), len(files)]
+
+
+def test_images_come_to_be_on_the_engine_s_own_stream(library, monkeypatch):
+    """The stream that is current may have kernels pending that use the memory, for which nvJPEG does not wait."""
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=7))
+    waited = []
+    own = types.SimpleNamespace(cuda_stream=8, synchronize=lambda: waited.append(list(library.streams)))
+    file = tensor(encoded(picture(80, 70)))
+    assert torch.equal(decode_one(Engine(library, CPU, own), file), expected(file))
+    assert library.streams == [8]
+    assert waited == [[8]], "the images are complete"
 
 
 def test_the_library_is_prepared_anew_for_another_number_of_images(decoder, library):
@@ -115,7 +126,7 @@ def test_what_a_status_means_is_said(library):
     file = tensor(encoded(picture(80, 70)))
     library.statuses = [4]
     with pytest.raises(EngineError, match="nvjpegDecodeBatched: nvJPEG's status 4, JPEG not supported"):
-        decode_one(Engine(library, CPU), file)
+        decode_one(Engine(library, CPU, STREAM), file)
 
 
 def test_where_memory_is_short_torch_gives_back_what_it_keeps(library, monkeypatch):
@@ -123,12 +134,12 @@ def test_where_memory_is_short_torch_gives_back_what_it_keeps(library, monkeypat
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     file = tensor(encoded(picture(80, 70)))
     library.statuses = [5]
-    image = decode_one(Engine(library, CPU), file)
+    image = decode_one(Engine(library, CPU, STREAM), file)
     assert emptied == [True]
     assert torch.equal(image, expected(file))
     library.statuses = [5, 5]
     with pytest.raises(torch.OutOfMemoryError, match="its memory is not torch's"):
-        decode_one(Engine(library, CPU), file)
+        decode_one(Engine(library, CPU, STREAM), file)
 
 
 def test_without_an_engine_all_is_left_to_others(monkeypatch):
@@ -138,6 +149,7 @@ def test_without_an_engine_all_is_left_to_others(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: STREAM)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: STREAM)
     monkeypatch.setattr(_nvjpeg_library.ctypes, "CDLL", lambda path: Without())
     monkeypatch.setattr(_nvjpeg_library, "library_path", lambda: "libnvjpeg.so")
     engine_of.cache_clear()

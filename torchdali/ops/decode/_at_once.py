@@ -72,7 +72,7 @@ class Pieces:
 class AtOnce:
     """A batch in which nothing is wrong as far as its headers say, most of which an engine decodes at once.
 
-    The engine's part can be done in another thread and on another stream than the rest, before the rest is wanted. It goes
+    The engine's part can be done in another thread than the rest, before the rest is wanted. It goes
     no further down in an image than is wanted, where that is known.
 
     Args:
@@ -130,7 +130,7 @@ class AtOnce:
         self._staged = staged
 
     def decode(self) -> None:
-        """Have the engine do its part, on the current stream."""
+        """Have the engine do its part, now."""
         which = np.flatnonzero(self._engine)
         if self._staged is None and (self._rows < self._height).any():
             self.stage()
@@ -146,7 +146,7 @@ class AtOnce:
         self._staged = None
 
     def finish(self, given: Given) -> Pieces | None:
-        """Do the rest, on the current stream, which may be another one.
+        """Do the rest, on the current stream.
 
         Args:
             given: images that were decoded elsewhere; others that were left out are decoded.

@@ -11,7 +11,16 @@ from torchdali.ops._device import current
 from torchdali.ops.decode._cpu import CpuDecoder
 from torchdali.ops.decode._interface import Decoder, ImageInfo, Mode, Result
 
-__all__ = ["CudaDecoder"]
+__all__ = ["CudaDecoder", "drain"]
+
+
+def drain(device: torch.device) -> None:
+    """Wait until the current stream has nothing left to do.
+
+    For decoders that do not wait for it, but write to memory that torch's allocator gives out there: kernels that are queued on
+    this stream may still be using it.
+    """
+    torch.cuda.current_stream(device).synchronize()
 
 
 class CudaDecoder(Decoder):

@@ -124,6 +124,7 @@ class BufferDecoder(Decoder):
             device: a CUDA device with an index.
 
         Returns:
-            A uint8 buffer, and where in it each image begins, (channels, H, pitch) as stored; None where one of them was
-            refused. The files are not needed any more.
+            A uint8 buffer, complete, and where in it each image begins, (channels, H, pitch) as stored; None where one of
+            them was refused. Its memory may be of another stream than the current one: who uses it tells the allocator
+            (``record_stream``). The files are not needed any more.
         """

@@ -10,7 +10,7 @@ from torch.utils.dlpack import from_dlpack
 
 from torchdali.ops.decode._codecs import is_installed
 from torchdali.ops.decode._cpu import CpuDecoder
-from torchdali.ops.decode._cuda import CudaDecoder
+from torchdali.ops.decode._cuda import CudaDecoder, drain
 from torchdali.ops.decode._interface import ImageInfo, Mode
 
 __all__ = ["NvimgcodecDecoder"]
@@ -45,6 +45,9 @@ class NvimgcodecDecoder(CudaDecoder):
             apply_exif_orientation=False,
             color_spec=library.ColorSpec.GRAY if mode == "GRAY" else library.ColorSpec.SRGB,
         )
+        drain(
+            device
+        )  # copies of the last batch, whose memory the library may give to an engine, which does not wait for them
         images = self._decoders[device.index].decode(
             [file.numpy().tobytes() for file in files],
             params=params,

@@ -56,9 +56,10 @@ class NvjpegDecoder(CudaDecoder, BufferDecoder):
             addresses = np.array([file.data_ptr() for file in whole], np.int64)
             lengths = np.array([file.numel() for file in whole], np.int64)
             channels = 1 if mode == "GRAY" else 3
-            stream = torch.cuda.current_stream(device)
             sizes = height[taken], width[taken]
-            buffer, starts = engine.decode(addresses, lengths, *sizes, sizes[1], channels, stream)
+            buffer, starts = engine.decode(addresses, lengths, *sizes, sizes[1], channels)
+            if buffer.device.type == "cuda":
+                buffer.record_stream(torch.cuda.current_stream(device))
             places = zip(
                 np.flatnonzero(taken).tolist(), starts.tolist(), *(size.tolist() for size in sizes), strict=True
             )
@@ -93,8 +94,6 @@ class NvjpegDecoder(CudaDecoder, BufferDecoder):
         engine = engine_of(device)
         assert engine is not None
         try:
-            return engine.decode(
-                addresses, lengths, heights, widths, pitches, channels, torch.cuda.current_stream(device)
-            )
+            return engine.decode(addresses, lengths, heights, widths, pitches, channels)
         except EngineError:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from torchdali.ops.decode._codecs import has_torchvision
-from torchdali.ops.decode._cuda import CudaDecoder
+from torchdali.ops.decode._cuda import CudaDecoder, drain
 from torchdali.ops.decode._interface import ImageInfo, Mode
 
 __all__ = ["TorchvisionDecoder"]
@@ -25,9 +25,7 @@ class TorchvisionDecoder(CudaDecoder):
         self, files: list[torch.Tensor], infos: list[ImageInfo], mode: Mode, device: torch.device
     ) -> list[torch.Tensor | None]:
         """See :meth:`CudaDecoder.decode_jpegs`."""
-        # The decoder writes on a stream of its own that does not wait for this one, into memory that kernels queued here
-        # may still be using: nothing may be left to do when it starts.
-        torch.cuda.current_stream(device).synchronize()
+        drain(device)  # the decoder writes on a stream of its own
         files = [file.contiguous() for file in files]
         images: list[torch.Tensor | None] = torch.ops.image.decode_jpegs_cuda(files, 1 if mode == "GRAY" else 3, device)
         return images
