@@ -160,6 +160,24 @@ def test_an_engine_that_writes_to_memory_of_the_current_stream_spoils_images(ima
     assert spoilt > 0
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_who_decodes_faster_than_the_device_works_takes_no_more_and_more_memory(decoder, image_folder, together):
+    files = [read_bytes(path) for path in JpegFolder(image_folder).files[:16]]
+    given = in_one_buffer(files) if together else files
+    decode = DecodeImage(device="cuda", decoder=decoder)
+    size = sum(image.numel() for image in decode(given))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    for _ in range(50):
+        images = list(decode(given))
+        torch.cuda._sleep(20_000_000)  # about 10 ms of clock cycles
+        for image in images:
+            image.add_(1)
+        del images, image
+    assert torch.cuda.memory_reserved() - before < 5 * size
+
+
 def test_decoded_images_outlive_the_decoder(decoder):
     decode = DecodeImage(device="cuda", decoder=decoder)
     file = tensor(encoded(picture()))

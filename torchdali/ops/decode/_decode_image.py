@@ -17,6 +17,7 @@ from torchdali.ops._operator import Operator
 from torchdali.ops._plainly import plainly
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.ops.decode._at_once import AtOnce, plan_at_once
+from torchdali.ops.decode._cuda import drain
 from torchdali.ops.decode._exif import turn_upright
 from torchdali.ops.decode._glance import glance
 from torchdali.ops.decode._glimpse import Glimpse, glimpse_of
@@ -202,6 +203,10 @@ class DecodeImage(Operator):
             return None
         if begun is None:
             plan.decode()
+            if device.type == "cuda":
+                # Memory of the engine's stream is free again when kernels here are done with it. Who calls operators faster than
+                # the device gets done with them would take more and more of it.
+                drain(device)
         pieces = plan.finish(given)
         if pieces is None:
             return None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from torchdali.ops.decode._cpu import CpuDecoder
-from torchdali.ops.decode._cuda import CudaDecoder
+from torchdali.ops.decode._cuda import CudaDecoder, drain
 from torchdali.ops.decode._interface import BufferDecoder, ImageInfo, Mode
 from torchdali.ops.decode._nvjpeg_library import EngineError, engine_of, library_path
 from torchdali.ops.decode._torchvision import TorchvisionDecoder
@@ -60,6 +60,7 @@ class NvjpegDecoder(CudaDecoder, BufferDecoder):
             buffer, starts = engine.decode(addresses, lengths, *sizes, sizes[1], channels)
             if buffer.device.type == "cuda":
                 buffer.record_stream(torch.cuda.current_stream(device))
+                drain(device)  # see DecodeImage._at_once
             places = zip(
                 np.flatnonzero(taken).tolist(), starts.tolist(), *(size.tolist() for size in sizes), strict=True
             )
