@@ -175,7 +175,8 @@ def test_who_decodes_faster_than_the_device_works_takes_no_more_and_more_memory(
         for image in images:
             image.add_(1)
         del images, image
-    assert torch.cuda.memory_reserved() - before < 5 * size
+    # The allocator takes 20 MB at a time for such blocks; 50 batches would be 50 times the size.
+    assert torch.cuda.memory_reserved() - before < 12 * size
 
 
 def test_decoded_images_outlive_the_decoder(decoder):
