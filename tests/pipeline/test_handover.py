@@ -1,7 +1,7 @@
 """What the hand-over finds in a batch, and what it does where there is no device."""
 
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +20,25 @@ class Sample:
     image: Any
 
 
+@dataclass(slots=True)
+class Slotted:
+    image: Any
+    missing: Any = field(init=False)
+
+
+class Callable(Slotted):
+    __slots__ = ("__own",)
+
+    def __init__(self, image, own):
+        super().__init__(image)
+        self.__own = own
+
+    def __call__(self):
+        return self.__own
+
+
 def test_tensors_are_found_wherever_forward_puts_them():
-    tensors = [torch.full((1,), number) for number in range(6)]
+    tensors = [torch.full((1,), number) for number in range(9)]
     ragged = TensorList([torch.zeros(2), torch.zeros(3)])
     circle: list[Any] = [tensors[5]]
     circle.append(circle)
@@ -32,6 +49,8 @@ def test_tensors_are_found_wherever_forward_puts_them():
         Sample(tensors[3]),
         types.SimpleNamespace(inner={"deep": (tensors[4],)}),
         circle,
+        Slotted([tensors[6]]),
+        Callable(tensors[8], own=tensors[7]),
     )
     found = list(batches_in(value))
     assert [id(entry) for entry in found] == [id(entry) for entry in (*tensors[:3], ragged, *tensors[3:])]

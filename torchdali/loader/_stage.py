@@ -27,7 +27,7 @@ from torchdali.loader._length import length_of
 from torchdali.loader._state import Delivery, End
 from torchdali.ops import BatchContext, Operator, RandomOperator, available_cpus, batch_context, number_streams
 from torchdali.pipeline import Pipeline, adapt_modules
-from torchdali.pipeline._handover import wait_for
+from torchdali.pipeline._handover import record, wait_for
 from torchdali.pipeline._placement import expected_device
 from torchdali.pipeline._queues import allow_queues
 from torchdali.pipeline._statistics import Stopwatch
@@ -282,7 +282,7 @@ class StagedIterator:
         if ahead.event is not None:
             stream = torch.cuda.current_stream(self._stage.device)
             wait_for(ahead.event, stream, self._meter.stalled)
-            map_tensors(ahead.outputs, lambda tensor: _record(tensor, stream))
+            record(ahead.outputs, stream)
         spent, starved = time.perf_counter() - asked, self._host.waited - waited
         causes = Causes.of(spent, starved, spent - starved)
         samples = 0 if ahead.error is not None else ahead.samples
@@ -349,11 +349,3 @@ class StagedIterator:
             event = torch.cuda.Event()
             event.record(self._stage.stream)
         return taken._replace(outputs=outputs, event=event)
-
-
-def _record(value: Any, stream: Any) -> Any:
-    """Have the allocator know that a tensor is used on a stream that it was not made on."""
-    record = getattr(value, "record_stream", None)
-    if record is not None:
-        record(stream)
-    return value

@@ -15,6 +15,7 @@ Source: PyTorch, "CUDA semantics" (streams) and ``torch.Tensor.record_stream``.
 from __future__ import annotations
 
 import contextlib
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ from torch import nn
 
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Handover", "batches_in", "wait_for"]
+__all__ = ["Handover", "batches_in", "record", "wait_for"]
 
 Stalled: TypeAlias = Callable[[Any, Any], None]
 
@@ -93,9 +94,7 @@ class Handover:
         device, recorded = event
         stream = torch.cuda.current_stream(device)
         wait_for(recorded, stream, stalled)
-        for batch in batches_in(outputs):
-            if batch.device.type == "cuda":
-                batch.record_stream(stream)
+        record(outputs, stream)
 
     # --- in the stage's thread ----------------------------------------------------------------------------------------
 
@@ -122,12 +121,25 @@ class Handover:
         return self.device, event
 
 
+def record(outputs: Any, stream: Any) -> None:
+    """Have the allocator know that tensors are used on a CUDA stream that they may not have been made on."""
+    for batch in batches_in(outputs):
+        if batch.device.type == "cuda":
+            batch.record_stream(stream)
+
+
+_NOT_LOOKED_INTO = (
+    *(str, bytes, int, float, complex, nn.Module),
+    *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
+)
+
+
 def batches_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor | TensorList]:
-    """Each tensor and TensorList in containers and in the attributes of other objects."""
+    """Each tensor and TensorList in containers and in the attributes of other objects, slots included."""
     if isinstance(value, (torch.Tensor, TensorList)):
         yield value
         return
-    if value is None or isinstance(value, (str, bytes, int, float, complex, nn.Module)) or callable(value):
+    if value is None or isinstance(value, _NOT_LOOKED_INTO):
         return
     seen = set() if _seen is None else _seen
     if id(value) in seen:
@@ -138,6 +150,14 @@ def batches_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tens
     elif isinstance(value, (tuple, list, set, frozenset, deque)):
         parts = value
     else:
-        parts = getattr(value, "__dict__", {}).values()
+        parts = [*getattr(value, "__dict__", {}).values(), *_slots_of(value)]
     for part in parts:
         yield from batches_in(part, seen)
+
+
+def _slots_of(value: Any) -> Iterator[Any]:
+    for kind in type(value).__mro__:
+        names = kind.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            private = name.startswith("__") and not name.endswith("__")
+            yield getattr(value, f"_{kind.__name__.lstrip('_')}{name}" if private else name, None)

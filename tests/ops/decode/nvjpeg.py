@@ -30,11 +30,11 @@ class Library:
         return 0
 
     def nvjpegDecodeBatched(self, handle, state, files, lengths, destinations, stream):
+        self.streams.append(stream.value)
         if self.statuses:
             return self.statuses.pop(0)
         size, output = self.prepared
         self.batches.append(size)
-        self.streams.append(stream.value)
         numbers = ctypes.POINTER(ctypes.c_uint64)
         for n in range(size):
             where, length = ctypes.cast(files, numbers)[n], ctypes.cast(lengths, numbers)[n]

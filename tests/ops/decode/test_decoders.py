@@ -172,6 +172,26 @@ def test_torchvision_is_not_called_while_the_current_stream_has_anything_to_do(m
     assert torch.equal(image, torch.ops.image.decode_jpeg(tensor(GOOD), 3, False))
 
 
+def test_memory_for_images_is_not_filled_after_they_were_written(monkeypatch):
+    """Where algorithms are to be deterministic torch fills new memory, on a stream for which decoders do not wait."""
+    drained_streams(monkeypatch)
+    filled = []
+
+    def decode_jpegs_cuda(files, mode, device):
+        filled.append(torch.utils.deterministic.fill_uninitialized_memory)
+        raise RuntimeError("the engine refuses this")
+
+    monkeypatch.setattr(torch.ops.image, "decode_jpegs_cuda", decode_jpegs_cuda, raising=False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError, match="refuses"):
+            TorchvisionDecoder(CpuDecoder()).decode_jpegs([tensor(GOOD)], [inspect(GOOD)], "RGB", GPU)
+        assert torch.utils.deterministic.fill_uninitialized_memory, "elsewhere it is as it was"
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert filled == [False]
+
+
 def test_torchcodec_never_sees_an_orientation_that_it_would_apply(monkeypatch):
     seen = []
 

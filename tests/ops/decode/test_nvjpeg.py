@@ -42,6 +42,12 @@ def decode_one(engine, file):
     return buffer[start : start + 3 * 70 * 80].view(3, 70, 80)
 
 
+def waited_for(library):
+    """A stream, and how often the engine had been called whenever it was waited for."""
+    waited = []
+    return types.SimpleNamespace(cuda_stream=8, synchronize=lambda: waited.append(len(library.streams))), waited
+
+
 @pytest.mark.parametrize("mode", ["RGB", "GRAY"])
 def test_each_image_is_written_to_its_own_place(decoder, library, image_folder, mode):
     files = [
@@ -61,12 +67,19 @@ def test_each_image_is_written_to_its_own_place(decoder, library, image_folder, 
 def test_images_come_to_be_on_the_engine_s_own_stream(library, monkeypatch):
     """The stream that is current may have kernels pending that use the memory, for which nvJPEG does not wait."""
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=7))
-    waited = []
-    own = types.SimpleNamespace(cuda_stream=8, synchronize=lambda: waited.append(list(library.streams)))
+    own, waited = waited_for(library)
     file = tensor(encoded(picture(80, 70)))
     assert torch.equal(decode_one(Engine(library, CPU, own), file), expected(file))
     assert library.streams == [8]
-    assert waited == [[8]], "the images are complete"
+    assert waited == [0, 1], "nothing was pending there before, and the images are complete"
+
+
+def test_an_engine_that_fails_is_waited_for_before_memory_is_given_back(library):
+    own, waited = waited_for(library)
+    library.statuses = [6]
+    with pytest.raises(EngineError, match="execution failed"):
+        decode_one(Engine(library, CPU, own), tensor(encoded(picture(80, 70))))
+    assert waited == [0, 1]
 
 
 def test_the_library_is_prepared_anew_for_another_number_of_images(decoder, library):

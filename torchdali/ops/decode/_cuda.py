@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 from torchdali.ops._device import current
 from torchdali.ops.decode._cpu import CpuDecoder
 from torchdali.ops.decode._interface import Decoder, ImageInfo, Mode, Result
 
-__all__ = ["CudaDecoder", "drain"]
+__all__ = ["CudaDecoder", "drain", "drained"]
+
+_filling = threading.Lock()
 
 
 def drain(device: torch.device) -> None:
@@ -21,6 +27,27 @@ def drain(device: torch.device) -> None:
     this stream may still be using it.
     """
     torch.cuda.current_stream(device).synchronize()
+
+
+@contextlib.contextmanager
+def drained(device: torch.device) -> Iterator[None]:
+    """Context in which such a decoder is called.
+
+    Where algorithms are to be deterministic torch fills new memory, by a kernel on the current stream, which would come after
+    what the decoder writes: it does not do so here (``torch.utils.deterministic.fill_uninitialized_memory``), and as this is for
+    all threads, they come here one by one.
+    """
+    drain(device)
+    if not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    settings: Any = torch.utils.deterministic  # a class in a module's place
+    with _filling:
+        fill, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
+        try:
+            yield
+        finally:
+            settings.fill_uninitialized_memory = fill
 
 
 class CudaDecoder(Decoder):

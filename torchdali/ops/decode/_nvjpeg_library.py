@@ -68,7 +68,7 @@ class Engine:
     Args:
         library: nvJPEG's functions.
         device: with an index.
-        stream: of this engine alone.
+        stream: for this engine.
 
     Raises:
         EngineError: the device has no JPEG engine.
@@ -121,13 +121,21 @@ class Engine:
             destinations[:, 4 + channel] = pitches
         tables = [addresses.astype(np.uint64), lengths.astype(np.uint64), destinations]
         with current(self._device), self._lock:  # which is not in the arguments
+            # Others' kernels may be pending here too: torch has but 32 streams, and gives them out again; where it is to be
+            # deterministic it fills new memory; other allocators put the end of the memory's last use here.
+            self._stream.synchronize()
             try:
-                self._decode(tables, channels)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()  # nvJPEG's memory is not from torch's allocator, which may have kept all there is
-                self._decode(tables, channels)
-            self._stream.synchronize()  # the state, and the files' bytes, are in use until then
+                self._begin(tables, channels)
+            finally:
+                self._stream.synchronize()  # the state, the files' bytes and the images are in use until then
         return buffer, starts
+
+    def _begin(self, tables: Sequence[npt.NDArray[np.uint64]], channels: int) -> None:
+        try:
+            self._decode(tables, channels)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # nvJPEG's memory is not from torch's allocator, which may have kept all there is
+            self._decode(tables, channels)
 
     def _on_stream(self) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(self._stream) if self._device.type == "cuda" else contextlib.nullcontext()

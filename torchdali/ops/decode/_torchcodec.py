@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchdali.ops.decode._codecs import as_stored, is_installed
-from torchdali.ops.decode._cuda import CudaDecoder, drain
+from torchdali.ops.decode._cuda import CudaDecoder, drained
 from torchdali.ops.decode._interface import ImageInfo, Mode
 
 __all__ = ["TorchcodecDecoder"]
@@ -32,7 +32,7 @@ class TorchcodecDecoder(CudaDecoder):
     ) -> list[torch.Tensor | None]:
         """See :meth:`CudaDecoder.decode_jpegs`."""
         decoders: Any = importlib.import_module("torchcodec.decoders")
-        drain(device)  # 0.16 is as torchvision's; 0.17 waits by itself
         plain = [as_stored(file, info).contiguous() for file, info in zip(files, infos, strict=True)]
-        images: list[torch.Tensor | None] = decoders.decode_jpeg(plain, mode=mode, device=device)
+        with drained(device):  # 0.16 writes as torchvision's does; 0.17 waits by itself
+            images: list[torch.Tensor | None] = decoders.decode_jpeg(plain, mode=mode, device=device)
         return images

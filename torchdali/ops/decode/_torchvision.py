@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from torchdali.ops.decode._codecs import has_torchvision
-from torchdali.ops.decode._cuda import CudaDecoder, drain
+from torchdali.ops.decode._cuda import CudaDecoder, drained
 from torchdali.ops.decode._interface import ImageInfo, Mode
 
 __all__ = ["TorchvisionDecoder"]
@@ -25,7 +25,9 @@ class TorchvisionDecoder(CudaDecoder):
         self, files: list[torch.Tensor], infos: list[ImageInfo], mode: Mode, device: torch.device
     ) -> list[torch.Tensor | None]:
         """See :meth:`CudaDecoder.decode_jpegs`."""
-        drain(device)  # the decoder writes on a stream of its own
         files = [file.contiguous() for file in files]
-        images: list[torch.Tensor | None] = torch.ops.image.decode_jpegs_cuda(files, 1 if mode == "GRAY" else 3, device)
+        with drained(device):  # the decoder writes on a stream of its own
+            images: list[torch.Tensor | None] = torch.ops.image.decode_jpegs_cuda(
+                files, 1 if mode == "GRAY" else 3, device
+            )
         return images
