@@ -17,7 +17,10 @@ from typing import Any
 __all__ = ["Child", "DistantChild", "OwnChild", "describe_exit", "end_all", "own_children"]
 
 STOP_SECONDS = 0.4
-"""How long children are waited for after each of: the end of their channel, SIGTERM, SIGKILL."""
+"""How long children are waited for after each of: the end of their channel, SIGTERM."""
+
+KILLED_SECONDS = 10.0
+"""And after SIGKILL: such a process ends as soon as the kernel comes to it, which on a busy machine may be later."""
 
 STATUS = struct.Struct("<i")
 
@@ -156,12 +159,15 @@ def wait_for_all(children: list[Any], seconds: float) -> list[Any]:
 def end_all(children: list[Any]) -> None:
     """Wait for children that were told to end; those that do not get SIGTERM, then SIGKILL."""
     remaining = children
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
+    for number, seconds in ((None, STOP_SECONDS), (signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, KILLED_SECONDS)):
         if number is not None:
             for child in remaining:
                 child.signal(number)
-        remaining = wait_for_all(remaining, STOP_SECONDS)
+        remaining = wait_for_all(remaining, seconds)
         if not remaining:
             break
     for child in children:
-        child.forget()
+        if (
+            child not in remaining
+        ):  # else multiprocessing shall still hold it, and take its exit code: it would stay a zombie
+            child.forget()
