@@ -15,16 +15,8 @@ import torch
 from torchdali._warnings import warn
 from torchdali.pipeline._device_memory import OpenedMemory
 from torchdali.pipeline._parcel import pack_batch, span_of, unpack_outputs
-from torchdali.pipeline._stage_worker import (
-    OnDevice,
-    Slot,
-    StageFunction,
-    StageItem,
-    StageReply,
-    Stale,
-    pack_module,
-    view_of,
-)
+from torchdali.pipeline._slots import OnDevice, Slot, view_of
+from torchdali.pipeline._stage_worker import StageFunction, StageItem, StageReply, Stale, pack_module
 from torchdali.pool import Job, Memory, PoolStatistics, Raised, WorkerPool
 from torchdali.source import SourceBatch
 
