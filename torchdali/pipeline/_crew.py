@@ -8,11 +8,14 @@ nothing that the user holds belongs to another process.
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from typing import Any, NamedTuple
 
 import torch
 
 from torchdali._warnings import warn
+from torchdali.errors import WorkerDiedError
 from torchdali.pipeline._device_memory import OpenedMemory
 from torchdali.pipeline._parcel import pack_batch, span_of, unpack_outputs
 from torchdali.pipeline._slots import OnDevice, Slot, view_of
@@ -29,6 +32,10 @@ _SLOTS = IN_HAND + 1
 """Of each worker: another one may still be copied from."""
 
 
+_UNTOLD = 8
+"""Batches that are held for a worker that may have kept inputs of them, which it cannot tell where the stage raised."""
+
+
 class Work(NamedTuple):
     """A batch that a worker has been given."""
 
@@ -37,6 +44,7 @@ class Work(NamedTuple):
     job: Job
     worker: int
     slot: int
+    number: int
 
 
 class Made(NamedTuple):
@@ -96,6 +104,11 @@ class Crew:
         self._opened: dict[tuple[int, int], _Opened] = {}
         self._given_up: list[Work] = []
         """Workers may still be reading what they were given of these."""
+        self._numbers = itertools.count()
+        self._kept = {worker: dict[int, SourceBatch]() for worker in range(size)}
+        """Batches of which a worker has inputs, as it says, by worker and number."""
+        self._perhaps = {worker: deque[Work](maxlen=_UNTOLD) for worker in range(size)}
+        """It may have some of these too; its next reply tells."""
         self._version = 0
         self._module: bytes | None = None
         self._has: dict[int, int] = {}
@@ -120,6 +133,8 @@ class Crew:
             opened.memory.close()
         self._opened.clear()
         self._given_up.clear()
+        for worker in self._free:
+            self._forget_kept(worker)
 
     @property
     def size(self) -> int:
@@ -166,18 +181,22 @@ class Crew:
         if worker is None:
             worker = max(self._pool.living or self._free, key=lambda index: len(self._free[index]))
         slot = self._free[worker].pop(0)
+        for work in self._given_up:
+            if work.job.arrived:
+                self._perhaps[work.worker].append(work)
         self._given_up = [work for work in self._given_up if not work.job.arrived]
+        number = next(self._numbers)
         try:
             copied = self._copied.pop((worker, slot), None)
             if copied is not None:
                 copied.synchronize()
-            job = self._pool.submit(0, [self._item(pipeline, batch, worker, slot)], worker=worker)
+            job = self._pool.submit(0, [self._item(pipeline, batch, worker, slot, number)], worker=worker)
         except BaseException:
             self._free[worker].append(slot)
             raise
-        return Work(batch, job, worker, slot)
+        return Work(batch, job, worker, slot, number)
 
-    def _item(self, pipeline: Any, batch: SourceBatch, worker: int, slot: int) -> StageItem:
+    def _item(self, pipeline: Any, batch: SourceBatch, worker: int, slot: int, number: int) -> StageItem:
         opened = self._opened.get((worker, slot))
         module, given = None, batch.decoded
         images = None if given is None else pack_batch(given.images, self._memory)
@@ -186,6 +205,7 @@ class Crew:
             self._module = self._module or pack_module(pipeline)
             module = self._module
         return StageItem(
+            number,
             batch.epoch,
             batch.iteration,
             batch.indices,
@@ -221,13 +241,15 @@ class Crew:
         """
         worker, slot = work.worker, work.slot
         try:
-            (reply,) = self._pool.collect(work.job)
+            (reply,) = self._collect(work)
             if isinstance(reply, Raised):
+                self._perhaps[worker].append(work)
                 raise reply.exception
             if isinstance(reply, Stale):
                 self._has.pop(worker, None)
             else:
                 self._has[worker] = self._version
+                self._note_kept(work, reply.holds)
                 made = self._take(reply, worker, slot, pipeline.device)
                 if reply.key is not None:
                     self._copied[worker, slot] = event = torch.cuda.Event()
@@ -237,6 +259,23 @@ class Crew:
         if isinstance(reply, Stale):
             return self.submit(pipeline, work.batch, worker)
         return made
+
+    def _collect(self, work: Work) -> Any:
+        try:
+            return self._pool.collect(work.job)
+        except WorkerDiedError:
+            self._forget_kept(work.worker)
+            raise
+
+    def _note_kept(self, work: Work, numbers: tuple[int, ...]) -> None:
+        worker = work.worker
+        known = {**self._kept[worker], **{other.number: other.batch for other in (*self._perhaps[worker], work)}}
+        self._kept[worker] = {number: known[number] for number in numbers if number in known}
+        self._perhaps[worker].clear()
+
+    def _forget_kept(self, worker: int) -> None:
+        self._kept[worker].clear()
+        self._perhaps[worker].clear()
 
     def _take(self, reply: StageReply, worker: int, slot: int, device: torch.device) -> Made:
         if reply.slot is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import cloudpickle
 import numpy as np
@@ -117,7 +117,11 @@ def _carry(batch: TensorList) -> Placed | TensorList:
     return Placed(content, content.nbytes, offsets, batch.sizes, batch.dtype, batch.layout, batch.block is not None)
 
 
-def unpack_batch(packed: Parcel, memory: Memory | None) -> TensorList:
+class _Viewed(Protocol):
+    def view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]: ...
+
+
+def unpack_batch(packed: Parcel, memory: _Viewed | None) -> TensorList:
     """The batch again; what lies in the memory is a view of it."""
     if isinstance(packed, TensorList):
         return packed

@@ -22,6 +22,7 @@ from torchdali.ops._decoded import Observation
 from torchdali.ops.decode._warm import warm_up_decoders
 from torchdali.pipeline._adapt import adapt_modules
 from torchdali.pipeline._in_turn import in_turn
+from torchdali.pipeline._lent import LentMemory
 from torchdali.pipeline._parcel import Packed, Parcel, pack_outputs, unpack_batch
 from torchdali.pipeline._pinned import PinnedSegments
 from torchdali.pipeline._queues import allow_queues
@@ -42,6 +43,8 @@ _NOT_OF_THE_STAGE = frozenset({"_staff", "_reader", "_runner", "_turns", "_stopw
 class StageItem(NamedTuple):
     """A batch for the stage."""
 
+    number: int
+    """That no other batch has."""
     epoch: int
     iteration: int
     indices: npt.NDArray[np.int64]
@@ -81,6 +84,8 @@ class StageReply(NamedTuple):
     """Likewise."""
     observation: Observation
     """What decoding operators were given."""
+    holds: tuple[int, ...]
+    """Numbers of batches whose inputs somebody still has."""
 
 
 class Stale(NamedTuple):
@@ -109,7 +114,7 @@ class StageFunction:
         # The parent's pipeline owns the workers, and is freed when it is dropped; a worker has its own.
         self._of_parent = weakref.ref(pipeline)
         self._own: Any = None
-        self._inputs = inputs
+        self._inputs = None if inputs is None else LentMemory(inputs)
         self._expected = device
         self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
         self._version = 0
@@ -180,6 +185,8 @@ class StageFunction:
         self._move(item.device)
         if self._stopwatch is None:
             self._stopwatch = Stopwatch(self._pipeline._measured(), cuda=item.device.type == "cuda")
+        if self._inputs is not None:
+            self._inputs.begin(item.number)
         batch = SourceBatch(
             tuple(unpack_batch(packed, self._inputs) for packed in item.inputs),
             item.indices,
@@ -196,16 +203,21 @@ class StageFunction:
             with self._stopwatch.whole():
                 outputs, draws = self._call(self._pipeline, batch, decoded)
             packed = pack_outputs((_in_one_piece(outputs), draws), self._slots.place)
-        del outputs
+        observation = decoded.observe()
+        del outputs, batch, decoded
+        holds: tuple[int, ...] = ()
+        if self._inputs is not None:
+            packed = packed._replace(on_cpu=list(map(self._inputs.own, packed.on_cpu)))
+            holds = self._inputs.held()
         if item.device.type == "cuda":
             torch.cuda.synchronize()  # the parent's streams know nothing of this process's
         key, slot = self._slots.written()
-        return StageReply(packed, key, slot, warnings, self._counts(), self._times(), self._news(), decoded.observe())
+        return StageReply(packed, key, slot, warnings, self._counts(), self._times(), self._news(), observation, holds)
 
     def _pin(self, item: StageItem) -> None:
         """What goes to the device as it is, is copied several times as fast, and beside the decoder's work, if it is pinned."""
         if item.device.type == "cuda" and item.decoded_segment is not None and self._inputs is not None:
-            self._pinned = self._pinned or PinnedSegments(self._inputs)
+            self._pinned = self._pinned or PinnedSegments(self._inputs.memory)
             self._pinned.pin(*item.decoded_segment)
 
     def _counts(self) -> dict[str, dict[str, int]]:
