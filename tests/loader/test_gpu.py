@@ -200,6 +200,21 @@ def test_what_the_consumer_does_on_its_stream_sees_whole_batches():
     assert torch.equal(torch.cat(sums), expected)
 
 
+def test_pinned_batches_may_be_dropped_while_they_are_copied_on_the_stream_on_which_they_were_asked_for():
+    loader = DataLoader(Rows(1024), batch_size=8, num_workers=2, pin_memory=True)
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    for _ in range(2):
+        copied, iterator = [], iter(loader)
+        for number in range(128):
+            with torch.cuda.stream(streams[number % 3]):
+                rows, *_ = next(iterator)
+                torch.cuda._sleep(20_000_000)  # about 10 ms of clock cycles
+                copied.append(rows.to("cuda", non_blocking=True))
+                del rows
+        torch.cuda.synchronize()
+        assert torch.equal(torch.cat(copied)[:, 0].cpu(), torch.arange(1024.0))
+
+
 class Noise(nn.Module):
     def forward(self, rows, *rest):
         return torch.rand(len(rows), device=rows.device), torch.rand(len(rows))

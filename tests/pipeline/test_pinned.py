@@ -1,5 +1,7 @@
 """Pinned memory: copies to the device run straight from what workers wrote, and nothing writes there meanwhile."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,21 @@ def test_a_refusal_raises_or_is_told_of_once(monkeypatch):
     assert hook.nbytes == 0
     hook.unregister(4096, 64)
     assert hook.fence()()
+
+
+def test_memory_waits_for_the_streams_on_which_batches_were_asked_for(monkeypatch):
+    def stream(number):
+        return types.SimpleNamespace(device_index=0, cuda_stream=number)
+
+    hook = PinnedMemory()
+    hook.asked_for()
+    if not torch.cuda.is_initialized():
+        assert hook._streams == {}, "where CUDA is not in use nothing is copied"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for number in (5, 7, 5):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda number=number: stream(number))
+        hook.asked_for()
+    assert sorted(hook._streams) == [(0, 5), (0, 7)]
 
 
 # --- on a device --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Workers that decode a part of each batch: nothing that is seen depends on it."""
 
+import types
+import weakref
 from itertools import chain
 
 import numpy as np
@@ -194,3 +196,20 @@ def test_without_a_share_nothing_is_in_between():
     for share in (0, 0.0):
         with Decodes(GOOD, cpu_share=share) as pipeline:
             assert not isinstance(pipeline._reader, SharingReader)
+
+
+def test_files_are_held_while_a_worker_looks_at_them_although_its_answer_is_too_late():
+    job = types.SimpleNamespace(arrived=False)
+    busy = types.SimpleNamespace(pool=object(), wait=lambda seconds: "workers are at work")
+    reader = SharingReader(busy, 0.0, foresight=types.SimpleNamespace(answer=lambda asked: None))
+    batch = types.SimpleNamespace()
+    alive = weakref.ref(batch)
+    held = Held(batch, asked=(None, job))
+    reader._look_at_answer(held)
+    assert held.asked is None
+    del batch, held
+    reader._look_ahead()
+    assert alive() is not None
+    job.arrived = True
+    reader._look_ahead()
+    assert alive() is None

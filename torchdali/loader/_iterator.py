@@ -335,6 +335,7 @@ class WorkersIterator(HandingOver, _MultiProcessingDataLoaderIter):
             if self._crew.hook is not None:
                 torch.cuda.init()
                 self._crew.hook.pin()
+                self._crew.hook.asked_for()
             batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
         return batch
 

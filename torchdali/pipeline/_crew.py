@@ -250,10 +250,12 @@ class Crew:
             else:
                 self._has[worker] = self._version
                 self._note_kept(work, reply.holds)
-                made = self._take(reply, worker, slot, pipeline.device)
-                if reply.key is not None:
-                    self._copied[worker, slot] = event = torch.cuda.Event()
-                    event.record()
+                try:
+                    made = self._take(reply, worker, slot, pipeline.device)
+                finally:  # of what was begun before it raised, too
+                    if reply.key is not None:
+                        self._copied[worker, slot] = event = torch.cuda.Event()
+                        event.record()
         finally:
             self._free[worker].append(slot)
         if isinstance(reply, Stale):

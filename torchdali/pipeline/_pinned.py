@@ -60,9 +60,9 @@ class PinnedMemory:
     Args:
         required: raise where CUDA refuses to pin; else warn, once, and go on with memory that is not pinned.
 
-    Reuse waits for the current stream and the default stream of each device in use, and for streams given to
-    :meth:`record_stream`: a batch that is copied on another stream of one's own has to be kept until that copy is done, or the
-    stream be recorded.
+    Reuse waits for the current stream and the default stream of each device in use, for streams on which a batch was asked
+    for, and for others that are given to :meth:`record_stream`: a batch that is copied on another stream has to be kept until
+    that copy is done.
     """
 
     def __init__(self, *, required: bool = True) -> None:
@@ -91,6 +91,8 @@ class PinnedMemory:
         if self._pinned.pop(address, None) is not None:
             try:
                 with _used_device():
+                    for stream in self._all_streams():  # which may still copy from there
+                        stream.synchronize()
                     _cudart().cudaHostUnregister(address)
             except Exception:  # at the interpreter's end CUDA may be gone, and so may be what is imported
                 return
@@ -128,6 +130,11 @@ class PinnedMemory:
         if not self._refused:
             self._refused = True
             warnings.warn(f"{text}: what lies there is copied to be pinned", RuntimeWarning, stacklevel=3)
+
+    def asked_for(self) -> None:
+        """Have reuse wait for the stream that is current where a batch is asked for: it will be copied there, most likely."""
+        if torch.cuda.is_initialized():
+            self.record_stream(torch.cuda.current_stream())
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Have reuse wait for this stream too."""

@@ -100,6 +100,8 @@ class Runner:
     def next(self, *, stacklevel: int, as_tuple: bool) -> Any:
         """What the stage makes of the next batch; a warning points to ``stacklevel`` as of ``warnings.warn``."""
         start = time.perf_counter()
+        if self._pinned is not None:
+            self._pinned.asked_for()
         ahead = self._ahead is not None and self._ahead.ready > 0
         with _spans.labelled("wait"):
             outcome = self._outcome()

@@ -282,8 +282,8 @@ class SharingReader:
         if self._foresight is None or held.asked is None or held.foreseen is not None:
             return
         held.foreseen = self._foresight.answer(held.asked)
-        if held.is_read:
-            self._given_up.append(held)
+        if not held.asked[1].arrived:  # the worker looks at the files nevertheless
+            self._given_up.append(Held(held.batch, asked=held.asked))
         held.asked = None
 
     def _begin(self) -> None:
