@@ -14,6 +14,7 @@ from tests.pipeline.support import folder_source, numbers
 from tests.pool.support import Tally, wait_until
 from torchdali import ExternalSource, JpegFolder, fn, ops, pipeline_def
 from torchdali.pipeline import _staff
+from torchdali.pipeline._held import Held
 from torchdali.pipeline._share import HELD, SharingReader
 from torchdali.pipeline._share_out import decode_in_worker
 from torchdali.source import PHOTOGRAPHS
