@@ -203,7 +203,7 @@ def test_files_are_held_while_a_worker_looks_at_them_although_its_answer_is_too_
     job = types.SimpleNamespace(arrived=False)
     busy = types.SimpleNamespace(pool=object(), wait=lambda seconds: "workers are at work")
     reader = SharingReader(busy, 0.0, foresight=types.SimpleNamespace(answer=lambda asked: None))
-    batch = types.SimpleNamespace()
+    batch = set()  # anything that can be referred to weakly
     alive = weakref.ref(batch)
     held = Held(batch, asked=(None, job))
     reader._look_at_answer(held)
