@@ -1,7 +1,10 @@
 """The decoders on a GPU: the same results as on the CPU for each file, whichever decoder and whatever its neighbours."""
 
+import contextlib
 import ctypes
 import gc
+import itertools
+import types
 
 import numpy as np
 import pytest
@@ -147,12 +150,29 @@ def test_images_are_not_spoilt_by_kernels_that_still_write_to_those_before(decod
         assert spoilt_by_pending_kernels(decode, in_one_buffer(files) if together else files) == 0
 
 
+def test_nor_where_torch_has_given_the_engine_s_stream_to_others_too(image_folder):
+    """It has 32 of them, and begins again with the first."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    engine = engine_of(device)
+    if engine is None:
+        pytest.skip("the GPU has no JPEG engine")
+    streams = (torch.cuda.Stream(device) for _ in range(64))
+    same = next(stream for stream in streams if stream.cuda_stream == engine._stream.cuda_stream)
+    files = in_one_buffer([read_bytes(path) for path in JpegFolder(image_folder).files[:16]])
+    with torch.cuda.stream(same):
+        assert spoilt_by_pending_kernels(DecodeImage(device="cuda", decoder="nvjpeg"), files) == 0
+
+
 def test_an_engine_that_writes_to_memory_of_the_current_stream_spoils_images(image_folder, monkeypatch):
     """Why an engine has a stream of its own: nvJPEG does not wait for what is pending on the stream that it is given."""
     device = torch.device("cuda", torch.cuda.current_device())
     if engine_of(device) is None:
         pytest.skip("the GPU has no JPEG engine")
-    engine = Engine(ctypes.CDLL(library_path()), device, torch.cuda.current_stream(device))
+    stream = torch.cuda.current_stream(device)
+    waits = itertools.cycle([lambda: None, stream.synchronize])  # not before it begins, and when it has
+    own = types.SimpleNamespace(cuda_stream=stream.cuda_stream, synchronize=lambda: next(waits)())
+    engine = Engine(ctypes.CDLL(library_path()), device, own)
+    monkeypatch.setattr(engine, "_on_stream", contextlib.nullcontext)
     monkeypatch.setattr(_nvjpeg, "engine_of", lambda device: engine)
     files = in_one_buffer([read_bytes(path) for path in JpegFolder(image_folder).files[:16]])
     spoilt = spoilt_by_pending_kernels(DecodeImage(device="cuda", decoder="nvjpeg"), files)
