@@ -89,6 +89,16 @@ def test_damaged_bytes_never_crash_it(photographs):
                 inspect(bytes(data))
 
 
+def test_a_frame_without_components_is_no_image():
+    plain = encoded(picture())
+    at = frame_at(plain)
+    empty = plain[: at + 9] + b"\0" + plain[at + 10 :]
+    shortened = plain[: at + 2] + b"\0\x08" + empty[at + 4 : at + 10] + plain[at + 19 :]
+    for data in (empty, shortened):
+        with pytest.raises(CannotDecodeError, match="has no components"):
+            inspect(data)
+
+
 def suits(data):
     return inspect(data).suits_engine
 

@@ -72,6 +72,8 @@ class _Found:
             if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
                 raise CannotDecodeError(f"its frame header has {len(segment) + 2} bytes, which is too short")
             precision, height, width, components = struct.unpack_from(">BHHB", segment)
+            if components == 0:
+                raise CannotDecodeError("its frame header says that it has no components")
             self.frame = (marker, precision, height, width, components)
             self.identifiers, self.sampling = segment[6 : 6 + 3 * components : 3], segment[7 : 6 + 3 * components : 3]
         elif marker == APP0 and segment.startswith(b"JFIF\0"):
