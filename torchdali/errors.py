@@ -6,6 +6,9 @@ these are for what goes wrong around it.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 __all__ = [
     "CudaInitializedError",
     "DecodeError",
@@ -87,3 +90,7 @@ class DecodeError(RuntimeError):
         self.position = position
         self.index = index
         self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default a copy is made of the message alone, and the position has no default.
+        return functools.partial(type(self), position=self.position), self.args, self.__dict__

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ import torchdali
 from tests.ops.decode.oddities import encoded, picture, tensor, with_bad_tables, with_orientation, with_size
 from torchdali import DecodeError, ExternalSource, TensorList
 from torchdali.ops import BatchContext, DecodeCrop, DecodeImage, Uniform, batch_context, current_batch
+from torchdali.ops._foresight import Call, OfSource, Script
 
 GOOD = encoded(picture())
 BAD = (
@@ -114,6 +118,25 @@ def test_what_is_drawn_after_a_skip_is_drawn_for_the_samples_that_are_left():
         assert current_batch().indices.tolist() == [0, 2]
         assert torch.equal(Uniform()(), all_draws[[0, 2]])
     assert current_batch() is None
+
+
+def test_a_decoder_that_has_met_a_bad_image_is_copied_and_sent_to_workers_without_it():
+    decode = DecodeImage(on_error="skip")
+    decode(batch())
+    ((sent, *_),) = pickle.loads(Script([Call(decode, OfSource(0), ())]).packed)
+    for copied in (copy.deepcopy(decode), pickle.loads(pickle.dumps(decode)), sent):
+        assert copied.last_errors == []
+        assert len(copied(batch())) == 2
+    assert len(decode.last_errors) == 3
+
+
+def test_an_error_that_is_pickled_says_the_same():
+    decode = DecodeImage(on_error="skip")
+    decode(batch(), names=list("abcde"))
+    error = decode.last_errors[1]
+    for copied in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert isinstance(copied, DecodeError)
+        assert (str(copied), copied.position, copied.index, copied.name) == (str(error), 3, None, "d")
 
 
 def test_a_pipeline_loses_the_bad_sample_and_nothing_else():

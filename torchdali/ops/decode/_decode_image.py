@@ -102,7 +102,8 @@ class DecodeImage(Operator):
         self._decoders: dict[str, Decoder] = {}  # by type of device
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decoders": {}}  # what a process has of the device stays there
+        # What a process has of the device stays there; what was wrong with a batch of this one's is nothing to a copy.
+        return {**self.__dict__, "_decoders": {}, "last_errors": []}
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""
