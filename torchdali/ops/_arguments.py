@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -19,9 +20,13 @@ Argument: TypeAlias = "float | Sequence[float] | npt.NDArray[Any] | torch.Tensor
 """A number for all samples, one value a sample, or a module whose call draws one value a sample."""
 
 
+def _dense(values: TensorList) -> torch.Tensor:
+    return values.as_tensor() if len(values) else torch.zeros(0, dtype=values.dtype, device=values.device)
+
+
 def _values(argument: Argument, name: str) -> npt.NDArray[np.float64]:
     if isinstance(argument, TensorList):
-        argument = argument.as_tensor()
+        argument = _dense(argument)
     if isinstance(argument, torch.Tensor):
         argument = argument.detach().cpu().to(torch.float64).numpy()
     try:
@@ -99,9 +104,9 @@ def of_call(argument: Argument) -> Argument:
     So one of shape (N,) has a number for each sample, where a module's own would have one for each channel.
     """
     if isinstance(argument, TensorList):
-        argument = argument.as_tensor()
+        argument = _dense(argument)
     if isinstance(argument, (np.ndarray, torch.Tensor)) and argument.ndim > 0:
-        return argument.reshape(len(argument), -1)
+        return argument.reshape(len(argument), math.prod(argument.shape[1:]))  # not -1: there may be no rows
     return argument
 
 

@@ -58,7 +58,7 @@ def numbers_per_sample(argument: Numbers, count: int, name: str) -> list[npt.NDA
             rows = [_array(row).reshape(-1) for row in argument]
         elif isinstance(argument, (np.ndarray, torch.Tensor)) and argument.ndim > 0:
             array = _array(argument)
-            rows = list(array.reshape(len(array), -1))
+            rows = list(array.reshape(len(array), math.prod(array.shape[1:])))  # not -1: there may be no rows
         else:
             rows = [_array(argument).reshape(-1)] * count
     except (TypeError, ValueError, RuntimeError) as error:
