@@ -46,12 +46,25 @@ def test_different_shapes_are_an_error_that_names_them(method):
         getattr(ragged(), method)()
 
 
-def test_an_empty_list_keeps_its_type_and_has_no_tensor():
-    empty = dense()[:0]
-    assert empty.dtype == torch.int64
-    assert not empty.is_dense_tensor()
-    with pytest.raises(ValueError, match="empty"):
-        empty.as_tensor()
+def test_an_empty_part_of_a_list_keeps_its_type_and_the_shape_that_all_samples_had():
+    for empty in (
+        dense()[:0],
+        dense()[[]],
+        dense()[:0][:1],
+        dense().pack()[3:],
+        TensorList.from_batch(torch.tensor([[1]]))[:0],
+    ):
+        assert empty.dtype == torch.int64
+        assert empty.is_dense_tensor()
+        assert empty.as_tensor().shape == (0, 1)
+        assert torch.cat([empty.as_tensor(), dense().as_tensor()]).shape == (3, 1)
+
+
+def test_an_empty_list_of_which_nobody_knows_the_shape_has_no_tensor():
+    for empty in (ragged()[:0], TensorList([])):
+        assert not empty.is_dense_tensor()
+        with pytest.raises(ValueError, match="empty"):
+            empty.as_tensor()
 
 
 def test_torch_functions_take_it_for_a_tensor_where_shapes_agree():

@@ -170,6 +170,9 @@ class BrightnessContrast(ImageOperator):
             ValueError: an argument has another number of values than there are samples.
         """
         batch = TensorList.from_batch(images)
+        if not len(batch) and batch.is_dense_tensor() and batch.sizes.shape[1] != 3:
+            none = batch.to(self.dtype or batch.dtype)
+            return none if isinstance(images, TensorList) else none.as_tensor()
         if batch.layout in ("CHW", "HWC") or (batch.layout == "" and all(len(shape) == 3 for shape in batch.shape())):
             return super().forward(images, **arguments)
         # The same is done to each value, so that anything will do as an image of one row.

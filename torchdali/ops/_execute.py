@@ -103,7 +103,7 @@ def in_memory(images: TensorList, *, channels_last: bool) -> TensorList:
     if images.layout == "HWC":
         order = (0, 1, 2) if channels_last else (2, 0, 1)
     back = [order.index(dim) for dim in range(3)]
-    if images.is_dense_tensor():
+    if len(images) and images.is_dense_tensor():
         block = torch.stack([image.permute(order) for image in images])
         return TensorList.from_batch(block.permute(0, *(dim + 1 for dim in back)), images.layout)
     return images.map(lambda image: image.permute(order).contiguous().permute(back), images.layout)

@@ -26,7 +26,7 @@ from torchdali.ops._groups import Part
 from torchdali.ops._steps import Sizes, Step
 from torchdali.tensorlist import TensorList
 
-__all__ = ["Call", "Following", "Found", "Hand", "OfSource", "Result", "Script", "Steps", "hand"]
+__all__ = ["Call", "Following", "Found", "Hand", "OfSource", "Result", "Script", "Steps", "hand", "is_ours"]
 
 _MOST_BYTES = 4096
 """Of an array among an operator's settings; to compare larger ones would take too long."""
@@ -219,7 +219,7 @@ class Following:
             parts.append((key, part))
         call, number = Call(module, name, tuple(parts)), len(self.calls)
         known = self._script is not None and self._script.expects(number, call)
-        if not known and not _is_ours(module):
+        if not known and not is_ours(module):
             return None
         self.calls.append(call)
         self._under_way = True
@@ -244,7 +244,7 @@ def _is_constant(value: Any) -> bool:
     return value is None or isinstance(value, (numbers.Number, str, torch.dtype))
 
 
-def _is_ours(module: nn.Module) -> bool:
+def is_ours(module: nn.Module) -> bool:
     """Whether it, and all in it, is of torchdali: what a user's classes and hooks do when they are called nobody knows."""
     things = (
         thing

@@ -207,11 +207,14 @@ class Normalize(ImageOperator):
         check_pixels(batch.dtype, "Normalize")
         sizes = image_sizes(batch, "Normalize")
         interleaved = batch.layout == "HWC"
+        if not len(batch):
+            none = batch.to(self.dtype or batch.dtype)
+            return none if isinstance(images, TensorList) else none.as_tensor()
         views = [image.permute(2, 0, 1) if interleaved else image for image in batch]
         layout = batch.layout or _AXES
         names = [axis if isinstance(axis, str) else layout[axis] for axis in self.axes]
         dims = [_AXES.index(name) for name in names]
-        means, factors = self._known(sizes, *known) if len(batch) else (None, None)
+        means, factors = self._known(sizes, *known)
         output = self._launched(batch, sizes, dims, means, factors)
         if output is None:
             results = self._by_statistics(views, dims, means, factors)
@@ -246,7 +249,7 @@ class Normalize(ImageOperator):
     ) -> TensorList | None:
         """The results by two launches for the whole batch, where there are kernels for what is wanted."""
         joint = len(dims) == len(_AXES)
-        if not has_kernels(batch.device.type) or not len(batch) or not (joint or sorted(dims) == [1, 2]):
+        if not has_kernels(batch.device.type) or not (joint or sorted(dims) == [1, 2]):
             return None
         from torchdali.ops._kernels import Statistics, standardized
 
@@ -261,8 +264,6 @@ class Normalize(ImageOperator):
         factor: npt.NDArray[np.float64] | None,
     ) -> list[torch.Tensor]:
         """Apply to images (C, H, W), with the statistics that are not given computed on their device over ``dims``."""
-        if not images:
-            return []
         if mean is None:
             totals = _for_each(lambda image: image.sum(dims, keepdim=True, dtype=torch.float64), images)
             means = [total / volume for total, volume in self._shared(totals, images, dims)]

@@ -99,6 +99,10 @@ class OneHot(Operator):
         batch = TensorList.from_batch(classes)
         if batch.dtype not in INTEGERS:
             raise TypeError(f"classes of type {batch.dtype} have no place among {self.num_classes}; they are integers")
+        if not len(batch) and batch.is_dense_tensor():
+            block = batch.as_tensor()
+            none = self.forward(TensorList.from_batch(block.new_zeros((1, *block.shape[1:])), batch.layout))[:0]
+            return none if isinstance(none, torch.Tensor) or isinstance(classes, TensorList) else none.as_tensor()
         if self.axis is None and len(batch) and bool((batch.sizes.prod(1) == 1).all()):
             batch, axis = self._as_scalars(batch), 0
         else:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchdali.ops._empty import Extents, like_none, size_after, size_of_none
 from torchdali.ops._execute import execute, image_sizes, laid_out
-from torchdali.ops._foresight import Result, Steps, hand
+from torchdali.ops._foresight import Result, Steps, hand, is_ours
 from torchdali.ops._steps import Sizes, Step
 from torchdali.ops._uncompiled import uncompiled
 from torchdali.tensorlist import TensorList
@@ -65,10 +66,19 @@ class StepwiseOperator(Operator):
         results = execute(known.steps, batch, name, channels_last=channels_last, parts=known.parts)
         if layout is not None:
             results = laid_out(results, batch.layout or "CHW", layout)
+        if not len(batch):
+            results = self._none(batch, arguments, results)
         output = results if isinstance(images, TensorList) else results.as_tensor()
         if call is not None:
             call.gave(output)
         return output
+
+    def _none(self, images: TensorList, arguments: dict[str, Any], results: TensorList) -> TensorList:
+        """The results for an empty batch, which know the size that they would have."""
+        known: Extents = (None, None, None)
+        if is_ours(self):  # others may mind being asked
+            known = size_after(self.steps, size_of_none(images), images.dtype, arguments)
+        return like_none(known, results.layout, results.dtype, results.device)
 
 
 class ImageOperator(StepwiseOperator):

@@ -48,7 +48,7 @@ class _Adapted:
         lists = [value for value in (*arguments, *keywords.values()) if isinstance(value, TensorList)]
         if not lists:
             return forward(self._module, *arguments, **keywords)
-        if not self._each and all(batch.is_dense_tensor() for batch in lists):
+        if not self._each and all(len(batch) and batch.is_dense_tensor() for batch in lists):
             return forward(
                 self._module,
                 *(_dense(value) for value in arguments),

@@ -20,6 +20,7 @@ __all__ = [
     "dense_strides",
     "pointers_of",
     "positions_of",
+    "rows_of",
     "shapes_of",
     "strides_of",
 ]
@@ -27,6 +28,13 @@ __all__ = [
 Integers: TypeAlias = npt.NDArray[np.int64]
 Order: TypeAlias = tuple[int, ...]
 """Dimensions from the slowest to the fastest in memory."""
+
+
+def rows_of(row: Sequence[int], count: int) -> Integers:
+    """The same row ``count`` times, (count, d)."""
+    rows = np.empty((count, len(row)), np.int64)
+    rows[:] = row
+    return rows
 
 
 def shapes_of(tensors: Sequence[torch.Tensor]) -> Integers:

@@ -24,21 +24,17 @@ from torchdali.tensorlist._metadata import (
     dense_strides,
     pointers_of,
     positions_of,
+    rows_of,
     shapes_of,
     strides_of,
 )
+from torchdali.tensorlist._selection import select
 from torchdali.tensorlist._views import Views
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Storage"]
-
-
-def _rows(row: Sequence[int], count: int) -> Integers:
-    rows = np.empty((count, len(row)), np.int64)
-    rows[:] = row
-    return rows
 
 
 class Storage:
@@ -55,6 +51,7 @@ class Storage:
         "_offsets",
         "_order",
         "_pointers",
+        "_sample",
         "_shapes",
         "_strides",
         "_tensors",
@@ -70,6 +67,8 @@ class Storage:
     _flat: torch.Tensor | None
     _offsets: Integers | None
     _order: Order | None
+    _sample: tuple[int | None, ...] | None
+    """Of an empty batch: the shape that a sample would have, where that is known; None for an extent that is not."""
     _shapes: Integers | None
     _strides: Integers | None
     _pointers: Integers | None
@@ -91,6 +90,7 @@ class Storage:
         self._layout, self._dtype, self._device = layout, dtype, device
         self._shapes = shapes
         self._block = self._flat = self._offsets = self._order = self._strides = self._pointers = self._views = None
+        self._sample = None
 
     @classmethod
     def _trusted(
@@ -119,12 +119,17 @@ class Storage:
 
     @classmethod
     def _of_block(cls, block: torch.Tensor, layout: str) -> Self:
-        made = cls.__new__(cls)
-        count = block.shape[0]
-        made._set([None] * count, layout, block.dtype, block.device, complete=count == 0)
-        made._block = block if count else None
+        made, count = cls.__new__(cls), block.shape[0]
         if count == 0:
-            made._shapes = np.empty((0, block.dim() - 1), np.int64)
+            return cls._empty(tuple(block.shape[1:]), layout, block.dtype, block.device)
+        made._set([None] * count, layout, block.dtype, block.device, complete=False)
+        made._block = block
+        return made
+
+    @classmethod
+    def _empty(cls, sample: tuple[int | None, ...], layout: str, dtype: torch.dtype, device: torch.device) -> Self:
+        made = cls._trusted([], layout, dtype, device, np.empty((0, len(sample)), np.int64))
+        made._sample = sample
         return made
 
     @classmethod
@@ -208,7 +213,7 @@ class Storage:
         """
         if self._shapes is None:
             if self._block is not None:
-                self._shapes = _rows(self._block.shape[1:], len(self._tensors))
+                self._shapes = rows_of(self._block.shape[1:], len(self._tensors))
             else:
                 self._shapes = shapes_of(self._all())
         return self._shapes
@@ -222,7 +227,7 @@ class Storage:
         """
         if self._strides is None:
             if self._block is not None:
-                self._strides = _rows(self._block.stride()[1:], len(self._tensors))
+                self._strides = rows_of(self._block.stride()[1:], len(self._tensors))
             elif self._flat is not None:
                 self._strides = dense_strides(self.sizes, self._order)
             else:
@@ -283,9 +288,14 @@ class Storage:
         return [tuple(tensor.shape) for tensor in self._all()]
 
     def is_dense_tensor(self) -> bool:
-        """True when all shapes agree, so that :meth:`~torchdali.TensorList.as_tensor` works."""
+        """True when all shapes agree, so that :meth:`~torchdali.TensorList.as_tensor` works.
+
+        Of an empty batch: when it is known which shape samples would have.
+        """
         if self._block is not None:
             return True
+        if self._sample is not None:
+            return None not in self._sample
         if self._shapes is not None:
             return len(self._shapes) > 0 and bool((self._shapes == self._shapes[0]).all())
         tensors = self._all()
@@ -354,9 +364,9 @@ class Storage:
 
     def __getitem__(self, index: Any) -> torch.Tensor | Self:
         if isinstance(index, slice):
-            return self._select(index)
+            return select(self, index)
         if isinstance(index, list) or (isinstance(index, (np.ndarray, torch.Tensor)) and index.ndim > 0):
-            return self._select(positions_of(index, len(self._tensors)))
+            return select(self, positions_of(index, len(self._tensors)))
         if isinstance(index, bool):
             raise TypeError("a TensorList is indexed by a number, a slice, a list, an array or a mask, not by a bool")
         try:
@@ -373,20 +383,3 @@ class Storage:
         if tensor is None:
             tensor = self._tensors[position] = self._view(position)
         return tensor
-
-    def _select(self, which: slice | Integers) -> Self:
-        """Some of the samples, which share the memory."""
-        if self._block is not None and isinstance(which, slice) and (which.step is None or which.step > 0):
-            return self._of_block(self._block[which], self._layout)
-        if self._flat is not None and self._offsets is not None and self._block is None:
-            return self._part_of_buffer(self._flat, self._offsets[which], self.sizes[which])
-        tensors = self._all()
-        chosen = tensors[which] if isinstance(which, slice) else [tensors[position] for position in which.tolist()]
-        shapes = None if self._shapes is None else self._shapes[which]
-        return self._trusted(chosen, self._layout, self._dtype, self._device, shapes)
-
-    def _part_of_buffer(self, flat: torch.Tensor, offsets: Integers, shapes: Integers) -> Self:
-        # Only that part of the buffer which spans the chosen samples, so that moving them moves no more.
-        first = int(offsets.min()) if len(offsets) else 0
-        last = int((offsets + counts_of(shapes)).max()) if len(offsets) else 0
-        return self._of_buffer(flat[first:last], offsets - first, shapes, self._order, self._layout)

@@ -17,6 +17,7 @@ from torchdali.tensorlist._targets import parse_target
 __all__ = ["TensorList"]
 
 _SMALL = 1 << 16  # bytes of a sample
+_EMPTY = "an empty TensorList has no shape to make a tensor of; see len() first"
 
 
 class TensorList(Storage, StandIn):
@@ -76,6 +77,8 @@ class TensorList(Storage, StandIn):
             return TensorList._of_block, (self._block, self._layout)
         if self._flat is not None:
             return TensorList._of_buffer, (self._flat, self._offsets, self._shapes, self._order, self._layout)
+        if self._sample is not None:
+            return TensorList._empty, (self._sample, self._layout, self._dtype, self._device)
         return TensorList._trusted, (self._all(), self._layout, self._dtype, self._device)
 
     # --- one sample ---------------------------------------------------------------------------------------------------
@@ -148,12 +151,15 @@ class TensorList(Storage, StandIn):
         shares that; else it is a copy.
 
         Raises:
-            ValueError: the batch is empty or its shapes differ.
+            ValueError: its shapes differ, or the batch is empty and nobody knows which shape samples would have.
         """
         if self._block is not None:
             return self._block
         if not len(self):
-            raise ValueError("an empty TensorList has no shape to make a tensor of; see len() first")
+            sample = [extent for extent in self._sample or () if extent is not None]
+            if self._sample is None or len(sample) < len(self._sample):
+                raise ValueError(_EMPTY)
+            return torch.empty((0, *sample), dtype=self._dtype, device=self._device)
         if not self.is_dense_tensor():
             shapes = self.shape()
             other = next(index for index, shape in enumerate(shapes) if shape != shapes[0])
@@ -231,6 +237,8 @@ class TensorList(Storage, StandIn):
             assert batch._flat is not None
             assert batch._offsets is not None
             return TensorList._of_buffer(function(batch._flat), batch._offsets, self.sizes, batch._order, self._layout)
+        if self._sample is not None:
+            return TensorList._empty(self._sample, self._layout, dtype, device)
         done = [function(tensor) for tensor in self._all()]
         return TensorList._trusted(done, self._layout, dtype, done[0].device if done else device, self._shapes)
 
@@ -329,7 +337,7 @@ class TensorList(Storage, StandIn):
             ValueError: the batch is empty, samples have different numbers of dimensions or are larger than ``size``.
         """
         if not len(self):
-            raise ValueError("an empty TensorList has no shape to make a tensor of; see len() first")
+            raise ValueError(_EMPTY)
         shape = padded_shape(self.sizes, self._layout, size, multiple_of)
         flat = self.contiguous().flat if self._device.type == "cuda" else None
         result, mask = padded(self, flat, shape, value, want_mask=return_mask)

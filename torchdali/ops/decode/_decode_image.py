@@ -12,6 +12,7 @@ import torch
 from torchdali.errors import DecodeError
 from torchdali.ops._context import current_batch, describe_sample, keep_samples
 from torchdali.ops._decoded import Asked, DecodeSettings, Given
+from torchdali.ops._empty import like_none
 from torchdali.ops._foresight import OfSource, hand
 from torchdali.ops._operator import Operator
 from torchdali.ops._plainly import plainly
@@ -23,11 +24,13 @@ from torchdali.ops.decode._glance import glance
 from torchdali.ops.decode._glimpse import Glimpse, glimpse_of
 from torchdali.ops.decode._inspect import MAX_PIXELS, inspect
 from torchdali.ops.decode._interface import BufferDecoder, CannotDecodeError, Decoder, ImageInfo, Mode, Result
-from torchdali.ops.decode._policy import DecodeStatistics, OnError, check_policy, substitute
+from torchdali.ops.decode._policy import DecodeStatistics, OnError, check_policy, substitute, take
 from torchdali.ops.decode._select import DecoderName, check_decoder, cpu_library, select_decoder
 from torchdali.tensorlist import TensorList
 
 __all__ = ["DecodeImage"]
+
+_CHANNELS = {"RGB": 3, "GRAY": 1}
 
 Found: TypeAlias = "ImageInfo | CannotDecodeError | None"
 """Of a file before it is decoded; None where its pixels are there already."""
@@ -63,6 +66,8 @@ class DecodeImage(Operator):
         ValueError, TypeError: an argument is out of its range.
         ImportError: the decoder that is named is not installed.
     """
+
+    _extents: tuple[int | None, int | None] = (None, None)  # height and width of all results, if they have the same
 
     def __init__(
         self,
@@ -250,8 +255,10 @@ class DecodeImage(Operator):
             images.append(image.permute(1, 2, 0) if self.layout == "HWC" else image)
 
         if len(images) < len(batch):
-            others = tuple(_take(other, self.last_kept) for other in others)
+            others = tuple(take(other, self.last_kept) for other in others)
             keep_samples(len(batch), self.last_kept)
+        if not images and self.mode != "UNCHANGED":
+            return like_none((_CHANNELS[self.mode], *self._extents), self.layout, torch.uint8, device), others
         return TensorList(images, self.layout, dtype=torch.uint8, device=device), others
 
     # --- before decoding ----------------------------------------------------------------------------------------------
@@ -379,14 +386,3 @@ def _check_tensors(files: list[Any]) -> None:
 
 def _part(image: torch.Tensor, top: int, left: int, height: int, width: int) -> torch.Tensor:
     return image[:, top : top + height, left : left + width]
-
-
-def _take(batch: Any, kept: list[int]) -> Any:
-    """The entries of a batch at some positions, as a batch of the same kind."""
-    if isinstance(batch, TensorList):
-        if batch.block is not None:
-            return TensorList.from_batch(batch.block[kept], batch.layout)
-        return TensorList([batch[n] for n in kept], batch.layout, dtype=batch.dtype, device=batch.device)
-    if isinstance(batch, (torch.Tensor, np.ndarray)):
-        return batch[kept]
-    return [batch[n] for n in kept]

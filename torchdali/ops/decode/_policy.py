@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 
 from torchdali.ops.decode._interface import ImageInfo, Mode
+from torchdali.tensorlist import TensorList
 
-__all__ = ["DecodeStatistics", "OnError", "check_policy", "substitute"]
+__all__ = ["DecodeStatistics", "OnError", "check_policy", "substitute", "take"]
 
 OnError: TypeAlias = Literal["raise", "skip", "replace"]
 
@@ -74,3 +76,16 @@ def substitute(
         return replacement.to(device)
     channels = info.channels_in(mode) if info is not None else 1 if mode == "GRAY" else 3
     return torch.full((channels, *(size or (1, 1))), replacement or 0, dtype=torch.uint8, device=device)
+
+
+def take(batch: Any, kept: list[int]) -> Any:
+    """The entries of a batch at some positions, as a batch of the same kind."""
+    if isinstance(batch, TensorList):
+        if not kept:
+            return batch[:0]
+        if batch.block is not None:
+            return TensorList.from_batch(batch.block[kept], batch.layout)
+        return TensorList([batch[n] for n in kept], batch.layout, dtype=batch.dtype, device=batch.device)
+    if isinstance(batch, (torch.Tensor, np.ndarray)):
+        return batch[kept]
+    return [batch[n] for n in kept]

@@ -83,7 +83,7 @@ class DecodeCrop(DecodeImage):
             raise ValueError(
                 f"size is {size!r}; it is height and width in pixels, two positive integers, or one for both"
             )
-        self.size = int(pair[0]), int(pair[1])
+        self.size = self._extents = int(pair[0]), int(pair[1])
         # As attributes of their own, so that a pipeline finds the random operators among them.
         self.position_y, self.position_x = position
         self._given: tuple[Argument | None, Argument | None] = None, None
