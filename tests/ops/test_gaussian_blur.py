@@ -117,3 +117,10 @@ def test_arguments_that_make_no_sense_are_refused():
         GaussianBlur(float("nan"))(images)
     with pytest.raises(ValueError, match="sigma has 3 numbers"):
         GaussianBlur((1, 2, 3))(images)
+
+
+def test_autocast_does_not_lower_the_precision():
+    image = random_image(70, 90, dtype=torch.float32)
+    expected = blur(image, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(blur(image, 2.0), expected)

@@ -230,3 +230,12 @@ def test_sizes_are_checked_before_any_work():
         resample((0, 0, 7, 9), (4, 5), fill=[1, 2]).sizes(sizes)
     with pytest.raises(ValueError, match="has no pixels"):
         resample((0, 0, 7, 9), (4, 5), fill=1).sizes(np.array([[3, 0, 9]]))
+
+
+def test_autocast_does_not_lower_the_precision():
+    image = random_image(70, 90, dtype=torch.float32)
+    step = resample((0, 0, 70, 90), (40, 50))
+    expected = step.plain(image, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(step.plain(image, 0), expected)
+        assert (expected @ expected.mT).dtype == torch.bfloat16

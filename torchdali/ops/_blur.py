@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchdali.ops._resample import check_not_empty, converted, working_precision
+from torchdali.ops._resample import check_not_empty, converted, full_precision, working_precision
 from torchdali.ops._steps import Sizes, Step, convert
 
 __all__ = ["Blur", "gaussian_window", "mirrored"]
@@ -88,9 +88,10 @@ def _convolved(values: torch.Tensor, window: npt.NDArray[np.float64]) -> torch.T
         band[row, row : row + len(window)] = window
     matrix = torch.from_numpy(band).to(values.device, values.dtype)
     result = torch.empty((channels, length, width), dtype=values.dtype, device=values.device)
-    for start in range(0, length, block):
-        rows = min(block, length - start)
-        result[:, start : start + rows] = (
-            matrix[:rows, : rows + 2 * radius] @ extended[:, start : start + rows + 2 * radius]
-        )
+    with full_precision(values.device.type):
+        for start in range(0, length, block):
+            rows = min(block, length - start)
+            result[:, start : start + rows] = (
+                matrix[:rows, : rows + 2 * radius] @ extended[:, start : start + rows + 2 * radius]
+            )
     return result

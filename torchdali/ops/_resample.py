@@ -21,8 +21,9 @@ DALI repeats the edge too, and its operators that resize a part of an image read
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ __all__ = [
     "check_not_empty",
     "converted",
     "filter_taps",
+    "full_precision",
     "nearest_pixels",
     "working_precision",
 ]
@@ -134,6 +136,12 @@ def _filtered(values: torch.Tensor, result: int, name: str, antialias: bool, pre
     return output
 
 
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """Context in which matrix products are of the type of their factors: autocast is for networks, and would lower it."""
+    enabled = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
+
+
 def working_precision(dtype: torch.dtype, precision: torch.dtype) -> torch.dtype:
     """The type to compute in: ``precision``, and float64 for images whose values float32 does not hold."""
     return torch.float64 if dtype in (torch.int32, torch.int64, torch.float64) else precision
@@ -208,10 +216,11 @@ class Resample(Step):
             work = working_precision(image.dtype, precision)
             values = self._part(image, position, work)
             blurs = self.filter == "gaussian"  # the others leave an axis as it is whose length stays
-            if size[0] != height or blurs:
-                values = _filtered(values, size[0], self.filter, self.antialias, work)
-            if size[1] != width or blurs:
-                values = _filtered(values.mT, size[1], self.filter, self.antialias, work).mT
+            with full_precision(image.device.type):
+                if size[0] != height or blurs:
+                    values = _filtered(values, size[0], self.filter, self.antialias, work)
+                if size[1] != width or blurs:
+                    values = _filtered(values.mT, size[1], self.filter, self.antialias, work).mT
         flipped = [dim + 1 for dim in range(2) if self.flip[position, dim]]
         return converted(values.flip(flipped) if flipped else values, to)
 
