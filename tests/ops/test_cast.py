@@ -4,7 +4,7 @@ import torch
 
 from tests.tensorlist.support import for_each
 from torchdali import TensorList
-from torchdali.ops import Cast
+from torchdali.ops import Cast, Crop, Fused
 from torchdali.ops._execute import execute, image_sizes
 
 TYPES = (
@@ -46,6 +46,18 @@ def by_hand(value: float, dtype: torch.dtype) -> object:
         return value != 0
     limits = torch.iinfo(dtype)
     return max(limits.min, min(limits.max, round(value)))
+
+
+@for_each("dtype", [dtype for dtype in TYPES if not dtype.is_floating_point])
+def test_half_precision_is_rounded_and_clamped_as_the_number_that_it_is(dtype):
+    for source in (torch.float16, torch.bfloat16):
+        values = torch.tensor([-60000, -40000, -129, -1.5, 0.5, 127.5, 255.5, 32767, 40000, 60000], dtype=source)
+        expected = [by_hand(value, dtype) for value in values.tolist()]
+        assert Cast(dtype)(values).tolist() == expected
+        if dtype != torch.bool:
+            image = values.view(1, 1, 1, -1)
+            assert Crop(0, dtype=dtype)(image).flatten().tolist() == expected
+            assert Fused(Cast(dtype))(image).flatten().tolist() == expected
 
 
 @for_each("dtype", [dtype for dtype in TYPES if not dtype.is_floating_point])

@@ -68,6 +68,8 @@ def convert(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     highest: Any = float(limits.max)
     if highest > 2.0**24 and values.dtype != torch.float64:
         values = values.to(torch.float64)
+    elif values.dtype.itemsize < 4:  # the maximum of int16 is no number of theirs: it would be one more
+        values = values.to(torch.float32)
     if dtype == torch.int64:  # its maximum has no double: what would round beyond it is cut before
         highest = float(np.nextafter(highest, 0.0))
     return values.round().clamp(float(limits.min), highest).to(dtype)
