@@ -180,6 +180,16 @@ def test_draws_come_in_the_type_that_is_asked_for():
     assert set(draw(Choice([2.5, 300.0], dtype=torch.uint8), range(50)).tolist()) == {2, 255}
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_large_integers_are_drawn_with_all_their_digits(dtype):
+    values = draw(Uniform(2**24, 2**25, dtype=dtype), range(2000))
+    assert abs(int((values % 2).sum()) - 1000) < 150
+    assert values.min() >= 2**24
+    assert values.max() <= 2**25
+    exact = draw(Uniform(2**24, 2**25, dtype=torch.float64), range(2000))
+    assert torch.equal(values, exact.round().to(dtype))
+
+
 def test_draws_are_recorded_where_the_batch_has_a_place_for_them():
     module = torch.nn.ModuleDict({"contrast": Uniform(0.0, 1.0), "flip": CoinFlip()})
     number_streams(module)
