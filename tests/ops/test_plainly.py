@@ -1,5 +1,6 @@
 """What operators do by themselves goes past torch's function modes."""
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -41,3 +42,39 @@ def test_a_default_device_changes_nothing_of_what_is_decoded():
         found = ops.DecodeImage()([file])[0]
     assert found.device.type == "cpu"
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        ops.BrightnessContrast(2.0),
+        ops.ColorTwist(saturation=1.5),
+        ops.CropMirrorNormalize(3, mean=[1, 2, 3]),
+        ops.Erase((1, 1), (2, 2), 7),
+        ops.GaussianBlur(1.5),
+        ops.Normalize(),
+        ops.Normalize(1, 2),
+        ops.Pad(16),
+        ops.Resize(5),
+        ops.Resize(5, filter="nearest"),
+        ops.Rotate(20),
+        ops.Fused(ops.Flip(), ops.Normalize(1, 2)),
+    ],
+    ids=repr,
+)
+def test_a_default_device_changes_nothing_of_what_becomes_of_an_image(operator):
+    image = torch.arange(3 * 8 * 9, dtype=torch.uint8).view(1, 3, 8, 9)
+    expected = operator(image)
+    with torch.device("meta"):
+        found = operator(image)
+    assert found.device.type == "cpu"
+    assert torch.equal(found, expected)
+
+
+def test_a_default_device_changes_nothing_of_what_is_drawn():
+    for draw in (ops.Uniform(), ops.Normal(), ops.CoinFlip(), ops.Choice([1, 2])):
+        torch.manual_seed(3)
+        expected = draw(5)
+        torch.manual_seed(3)
+        with torch.device("meta"):
+            assert torch.equal(draw(5), expected)

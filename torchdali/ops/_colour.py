@@ -109,7 +109,7 @@ class Colour(Step):
         """Map one image; the order of its memory stays."""
         to = self.dtype(image.dtype)
         if image.dtype == torch.uint8 and self.matrix.ndim < 3:
-            levels = torch.arange(_LEVELS, dtype=torch.float64).view(1, 1, -1)
+            levels = torch.arange(_LEVELS, dtype=torch.float64, device="cpu").view(1, 1, -1)
             return _look_up(image, convert(self.evaluate(levels, position), to).view(-1, _LEVELS))
         if torch.float64 in (image.dtype, to) or (image.dtype in INTEGERS and image.dtype.itemsize > 1):
             precision = torch.float64

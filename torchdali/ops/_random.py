@@ -96,7 +96,7 @@ class RandomOperator(nn.Module, ABC):
                 raise TypeError(
                     "outside a pipeline a random operator needs to know how many values to draw: pass count"
                 )
-            return torch.rand(count, k, dtype=torch.float64).numpy()
+            return torch.rand(count, k, dtype=torch.float64, device="cpu").numpy()
         if count is not None and count != len(context.indices):
             raise ValueError(f"{count} draws are wanted in a batch of {len(context.indices)}; it is one draw a sample")
         seed = context.seed if self.seed is None else self.seed

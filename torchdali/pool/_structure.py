@@ -38,7 +38,7 @@ NUMBERS: dict[type, torch.dtype] = {
 }
 
 _SHARED = {
-    dtype: torch.empty(0, dtype=dtype).numpy().dtype
+    dtype: torch.empty(0, dtype=dtype, device="cpu").numpy().dtype
     for dtype in (
         torch.bool,
         torch.uint8,

@@ -138,7 +138,7 @@ def of_leaf(leaf: torch.Tensor | Column, layout: str = "") -> TensorList:
     if isinstance(leaf, torch.Tensor):
         return TensorList.from_batch(leaf, layout)
     if not leaf.memory.nbytes:
-        return TensorList.from_flat(torch.empty(0, dtype=leaf.dtype), leaf.shapes, layout)
+        return TensorList.from_flat(torch.empty(0, dtype=leaf.dtype, device="cpu"), leaf.shapes, layout)
     flat = torch.frombuffer(leaf.memory, dtype=leaf.dtype)  # holds the memory for as long as there is a view of it
     return TensorList._of_buffer(flat, leaf.offsets // leaf.dtype.itemsize, leaf.shapes, layout=layout)
 

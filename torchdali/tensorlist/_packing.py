@@ -58,7 +58,7 @@ def gather_flat(
         nothing = torch.zeros(step, dtype=batch.dtype, device=batch.device)
         pieces = [part for piece, gap in zip(pieces, [*gaps, 0], strict=True) for part in (piece, nothing[:gap])]
     if pin:
-        flat = torch.empty(total, dtype=batch.dtype, pin_memory=True)
+        flat = torch.empty(total, dtype=batch.dtype, device="cpu", pin_memory=True)
         torch.cat([piece.detach() for piece in pieces], out=flat)
     elif pieces:
         flat = torch.cat(pieces)

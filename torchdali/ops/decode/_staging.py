@@ -100,7 +100,7 @@ def _memory(nbytes: int, device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         try:
             with current(device):
-                return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+                return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
         except RuntimeError:  # no more can be pinned: copies are slower, no more
             pass
-    return torch.empty(nbytes, dtype=torch.uint8)
+    return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
