@@ -1,4 +1,4 @@
-"""Arguments for each sample, of batches that have none: all of their images were skipped."""
+"""Arguments that operators have in common."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,14 @@ from torchdali import TensorList
 from torchdali.ops import (
     BrightnessContrast,
     CoinFlip,
+    ColorTwist,
     Crop,
     CropMirrorNormalize,
     Erase,
     GaussianBlur,
     Normalize,
     Pad,
+    RandomResizedCrop,
     Resize,
     Rotate,
     Uniform,
@@ -49,3 +51,25 @@ def test_arguments_of_a_call_may_have_no_values_where_there_are_no_samples(none)
     empty = TensorList([], "CHW", dtype=torch.uint8)
     assert len(Resize(5)(empty, size=none)) == 0
     assert len(Normalize(0, 1)(empty, mean=none)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.uint16, "float", np.float32])
+@pytest.mark.parametrize(
+    "make",
+    [
+        BrightnessContrast,
+        ColorTwist,
+        CropMirrorNormalize,
+        Normalize,
+        lambda dtype: Crop(3, dtype=dtype),
+        lambda dtype: GaussianBlur(1, dtype=dtype),
+        lambda dtype: Pad(9, dtype=dtype),
+        lambda dtype: RandomResizedCrop(3, dtype=dtype),
+        lambda dtype: Resize(3, dtype=dtype),
+        lambda dtype: Rotate(5, dtype=dtype),
+        lambda dtype: WarpAffine(((1, 0, 0), (0, 1, 0)), dtype=dtype),
+    ],
+)
+def test_a_type_that_images_cannot_have_is_refused_when_an_operator_is_made(make, dtype):
+    with pytest.raises(ValueError, match="dtype is .*; it is one of torch.uint8"):
+        make(dtype=dtype)

@@ -117,5 +117,5 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
         ValueError: it is neither integer nor floating point.
     """
     if dtype is not None and dtype not in (*INTEGERS, *FLOATS):
-        raise ValueError(f"dtype is {dtype}; it is one of {', '.join(map(str, (*INTEGERS, *FLOATS)))}")
+        raise ValueError(f"dtype is {dtype!r}; it is one of {', '.join(map(str, (*INTEGERS, *FLOATS)))}")
     return dtype

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchdali.ops._arguments import Argument, per_sample
+from torchdali.ops._arguments import Argument, check_dtype, per_sample
 from torchdali.ops._geometry_arguments import (
     Numbers,
     check_pixels,
@@ -109,7 +109,7 @@ class Crop(ImageOperator):
         self.fill = fill
         self._fill = constant_fill(fill)
         self.rounding: Literal["round", "truncate"] = rounding
-        self.dtype = dtype
+        self.dtype = check_dtype(dtype)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from torchdali.ops._arguments import check_dtype
 from torchdali.ops._blur import Blur
 from torchdali.ops._geometry_arguments import Numbers, check_pixels, pairs_per_sample, require, shown
 from torchdali.ops._operator import ImageOperator
@@ -45,7 +46,7 @@ class GaussianBlur(ImageOperator):
             )
         self.sigma = sigma
         self.window_size = window_size
-        self.dtype = dtype
+        self.dtype = check_dtype(dtype)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from torchdali.ops._arguments import check_dtype
 from torchdali.ops._geometry_arguments import Numbers, check_pixels, constant_fill, pairs_per_sample, require, shown
 from torchdali.ops._operator import ImageOperator
 from torchdali.ops._resample import Resample
@@ -46,7 +47,7 @@ class Pad(ImageOperator):
         if not ((aligned >= 1) & (aligned == np.floor(aligned)) & (aligned < 2**31)).all():
             raise ValueError(f"align is {align!r}; it is a whole number of pixels, at least 1")
         self._align = aligned.astype(np.int64)
-        self.dtype = dtype
+        self.dtype = check_dtype(dtype)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""

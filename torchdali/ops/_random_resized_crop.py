@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchdali.ops._arguments import check_dtype
 from torchdali.ops._geometry_arguments import Numbers, check_filter, check_pixels, pairs_per_sample, require, shown
 from torchdali.ops._operator import ImageOperator
 from torchdali.ops._random import RandomOperator
@@ -98,7 +99,7 @@ class RandomResizedCrop(ImageOperator):
         self.window = RandomWindow(area, aspect_ratio, attempts, seed=seed)
         self.filter: Filter = check_filter(filter)
         self.antialias = bool(antialias)
-        self.dtype = dtype
+        self.dtype = check_dtype(dtype)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``; those of the window are the submodule's."""

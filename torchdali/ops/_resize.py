@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchdali.ops._arguments import Argument, per_sample
+from torchdali.ops._arguments import Argument, check_dtype, per_sample
 from torchdali.ops._geometry_arguments import (
     Numbers,
     check_filter,
@@ -130,7 +130,7 @@ class Resize(ImageOperator):
             raise ValueError(f"max_size is {max_size!r}; it is a number of pixels, and 0 for no limit")
         self.filter: Filter = check_filter(filter)
         self.antialias = bool(antialias)
-        self.dtype = dtype
+        self.dtype = check_dtype(dtype)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""

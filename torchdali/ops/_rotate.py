@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from torchdali.ops._arguments import Argument, per_sample
+from torchdali.ops._arguments import Argument, check_dtype, per_sample
 from torchdali.ops._geometry_arguments import (
     Numbers,
     check_filter,
@@ -109,7 +109,7 @@ class Rotate(ImageOperator):
         self._fill = None if fill is None else constant_fill(fill)
         check_filter(filter, _FILTERS)
         self.filter: Literal["nearest", "linear"] = filter
-        self.dtype = dtype
+        self.dtype = check_dtype(dtype)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""
@@ -180,7 +180,7 @@ class WarpAffine(ImageOperator):
         self._fill = None if fill is None else constant_fill(fill)
         check_filter(filter, _FILTERS)
         self.filter: Literal["nearest", "linear"] = filter
-        self.dtype = dtype
+        self.dtype = check_dtype(dtype)
         if not isinstance(matrix, nn.Module) and np.shape(matrix) in ((2, 3), (6,)):
             self._matrices(matrix, 1)
 
