@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from tests.tensorlist.support import for_each
 from torchdali import TensorList
+from torchdali.ops import BrightnessContrast, Cast, Normalize, OneHot, Resize
 
 
 def ragged() -> TensorList:
@@ -65,6 +66,15 @@ def test_an_empty_list_of_which_nobody_knows_the_shape_has_no_tensor():
         assert not empty.is_dense_tensor()
         with pytest.raises(ValueError, match="empty"):
             empty.as_tensor()
+
+
+@pytest.mark.parametrize("batch", [[torch.zeros(3, 4, 4)], np.zeros((1, 3, 4, 4)), None, 3], ids=repr)
+def test_what_is_no_batch_is_named_and_what_to_do_about_it(batch):
+    for call in (TensorList.from_batch, Resize(3), Cast(torch.int8), Normalize(), BrightnessContrast(), OneHot(3)):
+        with pytest.raises(
+            TypeError, match=rf"a {type(batch).__name__} is no batch; .*TensorList\(tensors\) makes one"
+        ):
+            call(batch)
 
 
 def test_torch_functions_take_it_for_a_tensor_where_shapes_agree():

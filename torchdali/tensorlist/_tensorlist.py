@@ -98,6 +98,11 @@ class TensorList(Storage, StandIn):
         """A TensorList of a tensor of shape (N, ...), which shares its memory; a TensorList as it is."""
         if isinstance(batch, TensorList):
             return batch
+        if not isinstance(batch, torch.Tensor):
+            raise TypeError(
+                f"a {type(batch).__name__} is no batch; a batch is a TensorList or a tensor (N, ...): TensorList(tensors) makes "
+                "one of a list of tensors, torch.from_numpy(array) a tensor of an array"
+            )
         if batch.dim() == 0:
             raise ValueError("a 0-dimensional tensor has no batch dimension; a batch is (N, ...)")
         if layout and batch.dim() != len(layout) + 1:
