@@ -93,6 +93,14 @@ def test_a_value_or_an_image_can_stand_for_bad_ones():
         assert torch.equal(DecodeImage("RGB", layout, on_error="replace", replacement=stand_in)(batch())[1], expected)
 
 
+def test_who_writes_to_a_replacement_changes_no_other():
+    decode = DecodeImage(on_error="replace", replacement=torch.full((3, 5, 7), 7, dtype=torch.uint8))
+    first, second = decode([tensor(BAD[1])] * 2)
+    first.fill_(99)
+    assert (second == 7).all()
+    assert (decode([tensor(BAD[1])])[0] == 7).all()
+
+
 def test_in_a_crop_a_bad_image_has_the_size_of_its_part():
     assert DecodeCrop((8, 9), on_error="replace")(batch()).shape() == [(3, 8, 9), (3, 1, 1), *[(3, 8, 9)] * 3]
 

@@ -73,7 +73,7 @@ def substitute(
         device: of the result.
     """
     if isinstance(replacement, torch.Tensor):
-        return replacement.to(device)
+        return replacement.to(device, copy=True)  # each its own: who writes to one changes no other
     channels = info.channels_in(mode) if info is not None else 1 if mode == "GRAY" else 3
     return torch.full((channels, *(size or (1, 1))), replacement or 0, dtype=torch.uint8, device=device)
 
