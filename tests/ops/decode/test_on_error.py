@@ -50,6 +50,13 @@ def test_skipped_images_take_their_labels_along():
     assert [error.position for error in decode.last_errors] == [1, 3, 4]
 
 
+def test_no_labels_are_passed_on_as_none():
+    for files in (batch(), batch()[:1]):
+        images, labels = DecodeImage(on_error="skip")(files, None)
+        assert labels is None
+        assert len(images) in (1, 2)
+
+
 def test_a_batch_without_bad_images_is_passed_on_as_it_is():
     labels = torch.arange(2)
     decode = DecodeImage(on_error="skip")

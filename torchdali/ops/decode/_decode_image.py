@@ -128,7 +128,7 @@ class DecodeImage(Operator):
         Args:
             files: N one-dimensional uint8 CPU tensors, each a whole file.
             others: further batches of N, such as labels, which lose the entries of images that are skipped; tensors,
-                TensorLists, arrays or lists.
+                TensorLists, arrays or lists. None is passed on.
             names: of the files, for messages.
 
         Returns:

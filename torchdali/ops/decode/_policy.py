@@ -79,7 +79,9 @@ def substitute(
 
 
 def take(batch: Any, kept: list[int]) -> Any:
-    """The entries of a batch at some positions, as a batch of the same kind."""
+    """The entries of a batch at some positions, as a batch of the same kind; None stays None."""
+    if batch is None:
+        return None
     if isinstance(batch, TensorList):
         if not kept:
             return batch[:0]
