@@ -80,7 +80,15 @@ def test_what_a_function_of_fn_calls_is_foreseen_too(early, decided, monkeypatch
     assert all(len(batches) <= 5 for batches in decided.values()), decided
 
 
-def test_draws_are_recorded_as_ever(early):
+@pytest.mark.parametrize(
+    ("decoder", "options"),
+    [
+        (ops.DecodeImage, {}),
+        (ops.DecodeRandomCrop, {}),
+        (ops.DecodeCrop, {"size": 20, "position": (ops.Uniform(0, 1), 0.5)}),
+    ],
+)
+def test_draws_are_recorded_as_ever(early, decoder, options):
     def draws(pipeline):
         found = []
         with pipeline:
@@ -89,8 +97,9 @@ def test_draws_are_recorded_as_ever(early):
                 time.sleep(0.02)
         return found
 
-    expected = draws(Training(ops.DecodeImage(), stage_thread=False, record_draws=True))
-    found = draws(Training(early(), record_draws=True))
+    expected = draws(Training(decoder(**options), stage_thread=False, record_draws=True))
+    found = draws(Training(early(decoder, **options), record_draws=True))
+    assert len(expected[0]) == (3 if decoder is ops.DecodeImage else 4)
     assert [sorted(batch) for batch in found] == [sorted(batch) for batch in expected]
     for batch, other in zip(found, expected, strict=True):
         assert all(torch.equal(batch[name], other[name]) for name in batch)

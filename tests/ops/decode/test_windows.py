@@ -51,6 +51,19 @@ def test_windows_depend_on_seed_and_sample_and_not_on_the_batch():
         assert crop(FILES).shape() != together.shape()
 
 
+def test_windows_are_recorded_where_the_batch_has_a_place_for_draws():
+    crop = DecodeRandomCrop(on_error="skip")
+    number_streams(torch.nn.ModuleDict({"decode": crop}))
+    for files in (FILES, [FILES[0], FILES[1][:100], FILES[2]]):
+        draws = {}
+        with batch_context(context()._replace(draws=draws)):
+            images = crop(files)
+        assert list(draws) == ["decode.draw"]
+        windows = draws["decode.draw"][crop.last_kept]
+        assert draws["decode.draw"].shape == (3, 4)
+        assert [tuple(image.shape[1:]) for image in images] == [tuple(window) for window in windows[:, 2:].tolist()]
+
+
 def test_a_bad_image_changes_no_other_window():
     crop = DecodeRandomCrop(on_error="skip")
     with batch_context(context()):

@@ -217,8 +217,12 @@ class DecodeImage(Operator):
         if pieces is None:
             return None
         windows = plan.glimpse.windows
+        good = np.ones(len(files), np.bool_)
         if not plan.glimpse.knows_windows:
-            windows = self.windows(pieces.shapes[:, 1:], np.ones(len(files), np.bool_))
+            windows = self.windows(pieces.shapes[:, 1:], good)
+        elif context is not None and context.draws is not None:
+            # What is drawn before its turn is recorded nowhere; it is drawn again, and is the same.
+            windows = self.windows(plan.glimpse.upright, good)
         self.last_kept = list(range(len(files)))
         return pieces.batch(windows, self.layout)
 

@@ -59,7 +59,9 @@ class DecodeRandomCrop(DecodeImage):
     def windows(self, sizes: npt.NDArray[np.int64], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """See :meth:`DecodeImage.windows`."""
         uniforms = self.draw.uniforms(len(sizes), draws_of_random_crop(self.attempts))
-        return random_crop_windows(sizes, uniforms, self.area, self.aspect_ratio, self.attempts)
+        windows = random_crop_windows(sizes, uniforms, self.area, self.aspect_ratio, self.attempts)
+        self.draw.record(torch.from_numpy(windows))
+        return windows
 
 
 class DecodeCrop(DecodeImage):
