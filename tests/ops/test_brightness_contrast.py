@@ -150,6 +150,15 @@ def test_floating_point_images_are_within_float32_of_the_formula():
         assert (result.double() - expected).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float16, torch.float32])
+def test_what_becomes_wide_integers_is_computed_in_double_precision(dtype):
+    image = torch.arange(-128, 128).view(1, 16, 16).to(dtype)
+    for to in (torch.int32, torch.int64):
+        (result,) = BrightnessContrast(contrast=1.3, brightness_shift=0.4, dtype=to)(TensorList([image]))
+        expected = brightness_contrast_reference(image, contrast=1.3, brightness_shift=0.4, dtype=to)
+        assert torch.equal(result, expected)
+
+
 def test_a_batch_without_samples_stays_empty():
     empty = BrightnessContrast(contrast=2.0, dtype=torch.int16)(TensorList([], "CHW", dtype=torch.uint8))
     assert (len(empty), empty.dtype, empty.layout) == (0, torch.int16, "CHW")

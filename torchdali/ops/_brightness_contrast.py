@@ -76,8 +76,8 @@ class _Contrast(Colour):
 class BrightnessContrast(ImageOperator):
     """Change brightness and contrast.
 
-    Results from 8-bit images are those of the formula in double precision. Those from floating-point images are computed in
-    float32, from float64 and other integers in double precision.
+    Results from uint8 images are those of the formula in double precision. Others are computed in double precision where images
+    or results are int32, int64 or float64, or images are int16, and in float32 otherwise.
 
     Args:
         brightness: multiplies all, 1 leaves it as it is.

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchdali.ops._steps import FLOATS, INTEGERS, Sizes, Step, convert
+from torchdali.ops._steps import FLOATS, INTEGERS, WIDE, Sizes, Step, convert
 
 __all__ = ["Colour"]
 
@@ -111,7 +111,7 @@ class Colour(Step):
         if image.dtype == torch.uint8 and self.matrix.ndim < 3:
             levels = torch.arange(_LEVELS, dtype=torch.float64, device="cpu").view(1, 1, -1)
             return _look_up(image, convert(self.evaluate(levels, position), to).view(-1, _LEVELS))
-        if torch.float64 in (image.dtype, to) or (image.dtype in INTEGERS and image.dtype.itemsize > 1):
+        if not WIDE.isdisjoint((image.dtype, to)) or image.dtype == torch.int16:
             precision = torch.float64
         return convert(self.evaluate(image.to(precision), position), to)
 

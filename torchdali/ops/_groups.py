@@ -13,7 +13,7 @@ from torchdali.ops._blur import Blur
 from torchdali.ops._colour import Colour
 from torchdali.ops._erase import Erase
 from torchdali.ops._resample import Resample
-from torchdali.ops._steps import Sizes, Step
+from torchdali.ops._steps import WIDE, Sizes, Step
 from torchdali.ops._warp import Warp
 
 __all__ = ["EXTENT", "TYPES", "WIDE", "Group", "Part", "copies", "grouped", "narrowed", "parts_of", "supports"]
@@ -34,9 +34,6 @@ TYPES = {
     torch.float64: 8,
 }
 """Numbers of types in the kernels."""
-
-WIDE = frozenset((torch.int32, torch.int64, torch.float64))
-"""Types whose values float32 does not hold: what has to do with them is computed in double precision."""
 
 
 class Group(NamedTuple):

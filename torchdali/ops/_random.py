@@ -19,13 +19,10 @@ from torch import nn
 from torchdali._philox import words
 from torchdali.ops._context import current_batch
 from torchdali.ops._foresight import hand
-from torchdali.ops._steps import FLOATS, INTEGERS, convert
+from torchdali.ops._steps import FLOATS, INTEGERS, WIDE, convert
 from torchdali.ops._uncompiled import uncompiled
 
 __all__ = ["Choice", "CoinFlip", "Normal", "RandomOperator", "Uniform", "number_streams"]
-
-_WIDE = (torch.int32, torch.int64, torch.float64)
-"""Types whose numbers float32 does not hold."""
 
 
 class RandomOperator(nn.Module, ABC):
@@ -166,7 +163,7 @@ class Uniform(RandomOperator):
 
     def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Scale; what would round up to ``high`` becomes the number below it."""
-        kind = np.float64 if self.dtype in _WIDE else np.float32
+        kind = np.float64 if self.dtype in WIDE else np.float32
         values: npt.NDArray[Any] = (self.low + (self.high - self.low) * uniform).astype(kind)
         if self.low < self.high:
             values = np.where(values >= kind(self.high), np.nextafter(kind(self.high), kind(self.low)), values)

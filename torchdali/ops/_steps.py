@@ -17,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["FLOATS", "INTEGERS", "Sizes", "Step", "convert", "full_range"]
+__all__ = ["FLOATS", "INTEGERS", "WIDE", "Sizes", "Step", "convert", "full_range"]
 
 Sizes: TypeAlias = npt.NDArray[np.int64]
 """(N, 3): channels, height and width of each image."""
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+WIDE = frozenset((torch.int32, torch.int64, torch.float64))
+"""Types whose values float32 does not hold: what has to do with them is computed in double precision."""
 
 
 class Step(ABC):
