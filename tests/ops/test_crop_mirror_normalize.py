@@ -149,3 +149,11 @@ def test_the_gpu_gives_the_same_within_rounding(layout, policy):
     assert on_gpu.layout == on_cpu.layout == layout
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_to_mirror_is_a_finite_number():
+    images = noise(2, 3, 5, 6)
+    with pytest.raises(
+        ValueError, match=r"mirror is nan for sample 1 .*; it has to be a finite number: 0 \(as it is\)"
+    ):
+        CropMirrorNormalize()(images, mirror=torch.tensor([1.0, float("nan")]))

@@ -11,7 +11,7 @@ import torch
 from torchdali.ops._arguments import Argument, check_argument, check_dtype, of_call, per_channel, per_sample
 from torchdali.ops._colour import Colour
 from torchdali.ops._crop import OutOfBounds, crop_windows
-from torchdali.ops._geometry_arguments import Numbers, check_pixels, constant_fill, pairs_per_sample, shown
+from torchdali.ops._geometry_arguments import Numbers, check_pixels, constant_fill, pairs_per_sample, require, shown
 from torchdali.ops._normalize import check_number, normalization
 from torchdali.ops._operator import ImageOperator
 from torchdali.ops._resample import Resample
@@ -154,7 +154,9 @@ class CropMirrorNormalize(ImageOperator):
             self.rounding,
         )
         flip = np.zeros((count, 2), np.bool_)
-        flip[:, 1] = per_sample(self.mirror if mirror is None else mirror, count, "mirror") != 0
+        mirrors = per_sample(self.mirror if mirror is None else mirror, count, "mirror")
+        require(np.isfinite(mirrors), mirrors, "mirror", "a finite number: 0 (as it is) or another (flipped)")
+        flip[:, 1] = mirrors != 0
         inside = window
         if self.out_of_bounds_policy != "error":
             start = np.maximum(window[:, :2], 0)
