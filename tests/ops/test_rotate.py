@@ -161,6 +161,8 @@ def test_a_matrix_can_be_given_in_several_ways():
         WarpAffine(np.array(SHEAR))(images),
         WarpAffine(torch.tensor(SHEAR, dtype=torch.float64))(images),
         WarpAffine([*SHEAR[0], *SHEAR[1]])(images),
+        WarpAffine(np.array(SHEAR).reshape(6))(images),
+        WarpAffine(moved)(images, matrix=torch.tensor(SHEAR, dtype=torch.float64).view(6)),
         WarpAffine(moved)(images, matrix=SHEAR),
     ]
     for way in ways:

@@ -206,7 +206,7 @@ class WarpAffine(ImageOperator):
 
     def _matrices(self, matrix: Numbers, count: int) -> npt.NDArray[np.float64]:
         """From the result to the image, (N, 2, 3)."""
-        if isinstance(matrix, (np.ndarray, torch.Tensor)) and tuple(matrix.shape) == (2, 3):
+        if isinstance(matrix, (np.ndarray, torch.Tensor)) and tuple(matrix.shape) in ((2, 3), (6,)):
             matrix = matrix.tolist()
         given = numbers_per_sample(matrix, count, "matrix")
         wrong = next((row for row in given if len(row) != 6), None)
