@@ -201,6 +201,27 @@ def test_draws_are_recorded_where_the_batch_has_a_place_for_them():
     assert all(torch.equal(context.draws[name], values) for name, values in drawn.items())
 
 
+def test_what_is_no_number_is_named_and_who_needs_one():
+    for make, message in (
+        (lambda: Uniform(None, 1), "low is None; it is one number"),
+        (lambda: Uniform(0, "1.5"), "high is '1.5'; it is one number"),
+        (lambda: Uniform([0, 1], 2), r"low is \[0, 1\]; it is one number"),
+        (lambda: Normal(torch.zeros(2)), r"mean is tensor\(\[0., 0.\]\); it is one number"),
+        (lambda: Normal(0, 1j), "stddev is 1j; it is one number"),
+        (lambda: CoinFlip(np.array(["a", "b"])), "probability is array.*; it is one number"),
+        (lambda: CoinFlip(Uniform()), r"probability is Uniform\(-1.0, 1.0\); it is one number"),
+        (lambda: Choice(3), "values is 3; it is a sequence of numbers"),
+        (lambda: Choice("12"), "values is '12'; it is a sequence of numbers"),
+        (lambda: Choice([1, None]), "one of values is None"),
+        (lambda: Uniform(seed="1.5"), "seed is '1.5'; it is an integer, or None"),
+        (lambda: CoinFlip(seed=float("nan")), "seed is nan; it is an integer, or None"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make()
+    assert repr(Uniform(np.float32(0), torch.tensor(2), seed=np.int64(3))) == "Uniform(0.0, 2.0, seed=3)"
+    assert Choice(torch.tensor([1, 2])).values == (1.0, 2.0)
+
+
 def test_bad_distributions_are_named():
     for make, message in (
         (lambda: CoinFlip(1.5), "probability is 1.5"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ class RandomOperator(nn.Module, ABC):
 
     Raises:
         ValueError: the shape has a size that is no positive integer, or there are no draws of such a type.
+        TypeError: the seed is no integer.
     """
 
     def __init__(
@@ -50,11 +53,14 @@ class RandomOperator(nn.Module, ABC):
     ) -> None:
         super().__init__()
         sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+        try:
+            self.seed = None if seed is None else index(seed)
+        except TypeError:
+            raise TypeError(f"seed is {seed!r}; it is an integer, or None for the pipeline's") from None
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"shape is {shape!r}; it is made of positive integers, and () for one number a sample")
         if dtype not in (*INTEGERS, *FLOATS, torch.bool):
             raise ValueError(f"dtype is {dtype}; it is an integer, floating-point or bool type")
-        self.seed = seed
         self.shape = sizes
         self.dtype = dtype
         self.streams = math.prod(self.shape)
@@ -157,9 +163,9 @@ class Uniform(RandomOperator):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed, shape=shape, dtype=dtype)
-        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+        self.low, self.high = _number(low, "low"), _number(high, "high")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
             raise ValueError(f"the range [{low}, {high}) is not one: both ends are finite numbers and low <= high")
-        self.low, self.high = float(low), float(high)
 
     def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Scale; what would round up to ``high`` becomes the number below it."""
@@ -196,9 +202,9 @@ class Normal(RandomOperator):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed, shape=shape, dtype=dtype)
-        if not (np.isfinite(mean) and np.isfinite(stddev) and stddev >= 0):
+        self.mean, self.stddev = _number(mean, "mean"), _number(stddev, "stddev")
+        if not (math.isfinite(self.mean) and math.isfinite(self.stddev) and self.stddev >= 0):
             raise ValueError(f"mean={mean} and stddev={stddev}: both are finite numbers and stddev is not negative")
-        self.mean, self.stddev = float(mean), float(stddev)
 
     def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """The quantiles; 0 has none, and stands for the half of the interval above it."""
@@ -228,9 +234,9 @@ class CoinFlip(RandomOperator):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed, shape=shape, dtype=dtype)
-        if not 0 <= probability <= 1:
+        self.probability = _number(probability, "probability")
+        if not 0 <= self.probability <= 1:
             raise ValueError(f"probability is {probability}; it is a number from 0 to 1")
-        self.probability = float(probability)
 
     def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Compare."""
@@ -258,9 +264,11 @@ class Choice(RandomOperator):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed, shape=shape, dtype=dtype)
-        if len(values) == 0:
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            raise TypeError(f"values is {values!r}; it is a sequence of numbers, one of which is drawn")
+        self.values = tuple(_number(value, "one of values") for value in values)
+        if not self.values:
             raise ValueError("values is empty; there is nothing to choose from")
-        self.values = tuple(float(value) for value in values)
 
     def transform(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Pick by position."""
@@ -270,6 +278,14 @@ class Choice(RandomOperator):
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""
         return self._repr(list(self.values))
+
+
+def _number(value: Any, name: str) -> float:
+    """A setting that is one number, of Python, NumPy or torch."""
+    with suppress(TypeError, ValueError, RuntimeError):
+        if not isinstance(value, (str, bytes)):  # which Python would read
+            return float(value)
+    raise TypeError(f"{name} is {value!r}; it is one number, the same for all samples")
 
 
 def number_streams(module: nn.Module) -> None:
