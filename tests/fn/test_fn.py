@@ -100,6 +100,44 @@ def test_gpu_and_cpu_move_between_the_pipeline_s_device_and_memory():
             assert output.as_array()[:, 0].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_source_says_where_the_channels_are(parallel):
+    def image(info):
+        n = info.idx_in_epoch
+        if n >= 8:
+            raise StopIteration
+        return np.full((6, 4 + n // 4 * (n % 2), 3), n, np.uint8), np.int64(n)
+
+    def pipeline(layout):
+        images, numbers = fn.external_source(image, num_outputs=2, batch=False, parallel=parallel, layout=layout)
+        return images, fn.resize(images, size=(9, 8)), numbers
+
+    for layout in (["HWC"], ("HWC", "")):
+        with define(pipeline)(layout) as pipe:
+            for images, resized, numbers in pipe:
+                assert images.layout == resized.layout == "HWC"
+                assert resized.shape() == [(9, 8, 3)] * 4
+                assert [int(image[0, 0, 0]) for image in resized] == numbers.as_array().tolist()
+
+
+def test_one_layout_is_for_all_outputs_and_has_to_fit_them():
+    def pipeline(layout, count=2):
+        return fn.external_source(
+            lambda info: (np.zeros((2, 3, 4), np.uint8),) * 2, num_outputs=count, batch=False, layout=layout
+        )
+
+    with define(pipeline)("CHW") as pipe:
+        assert [output.layout for output in pipe.run()] == ["CHW", "CHW"]
+    with define(pipeline)("HW") as pipe, pytest.raises(ValueError, match="does not fit layout 'HW'"):
+        pipe.run()
+    with pytest.raises(TypeError, match="layout is 3; it is letters"):
+        define(pipeline)(3)
+    with pytest.raises(ValueError, match="layout has 3 entries, but the source has 2 outputs"):
+        define(pipeline)(["CHW"] * 3)
+    with pytest.raises(ValueError, match="layout has 1 entries, but the source has one output"):
+        define(pipeline)(["CHW"], None)
+
+
 @pytest.mark.parametrize("device", ["mixed", "cpu"])
 def test_the_second_parameter_list_reaches_the_function(photographs, device):
     def pipeline(folder, how):

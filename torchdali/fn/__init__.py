@@ -5,7 +5,7 @@ Each call adds a module of :mod:`torchdali.ops` to the pipeline's graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from torchdali.fn import decoders, random
@@ -73,6 +73,7 @@ def external_source(
     prefetch_queue_depth: int | None = None,
     bytes_per_sample_hint: int | None = None,
     no_copy: bool | None = None,
+    layout: str | Sequence[str] | None = None,
     device: Literal["cpu", "gpu"] = "cpu",
     name: str | None = None,
 ) -> Any:
@@ -81,6 +82,9 @@ def external_source(
     Args:
         source, num_outputs, batch, batch_info, parallel, cycle, prefetch_queue_depth, bytes_per_sample_hint, name: as there.
         no_copy: True or None; data is never copied on its way from the workers.
+        layout: what the dimensions of samples are, one letter each, such as ``"HWC"`` for images whose channels come last. With
+            ``num_outputs`` one for all outputs, or a list with one for each of the first outputs, "" for none. Images without
+            one are (channels, height, width).
         device: ``"gpu"`` moves the outputs to the pipeline's device.
 
     Returns:
@@ -105,7 +109,8 @@ def external_source(
             prefetch_queue_depth=prefetch_queue_depth,
             bytes_per_sample_hint=bytes_per_sample_hint,
             name=name,
-        )
+        ),
+        _layouts(layout, num_outputs),
     )
     if device == "cpu":
         return outputs
@@ -115,3 +120,17 @@ def external_source(
 def _check_device(name: str, device: str, allowed: tuple[str, ...]) -> None:
     if device not in allowed:
         raise ValueError(f"fn.{name} has no device {device!r}; it is one of {', '.join(allowed)}")
+
+
+def _layouts(layout: str | Sequence[str] | None, num_outputs: int | None) -> Sequence[str]:
+    """Layouts of the first outputs of a source."""
+    if layout is None or isinstance(layout, str):
+        return [layout or ""] * (num_outputs or 1)
+    if not isinstance(layout, (list, tuple)) or not all(isinstance(one, str) for one in layout):
+        raise TypeError(f'layout is {layout!r}; it is letters such as "HWC", or a list of such, one for each output')
+    if num_outputs is None or len(layout) > num_outputs:
+        have = "one output, which is no list" if num_outputs is None else f"{num_outputs} outputs"
+        raise ValueError(
+            f"layout has {len(layout)} entries, but the source has {have}; give one for each, or one for all"
+        )
+    return layout

@@ -7,7 +7,7 @@ it. The graph then is the pipeline's ``forward``: one set of operators, one exec
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import NoReturn
 
@@ -37,6 +37,29 @@ class ToDevice(Operator):
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""
         return self.device
+
+
+class WithLayout(Operator):
+    """Says what the dimensions of samples are."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, batch: TensorList | torch.Tensor) -> TensorList:
+        """The batch with that layout, in the same memory."""
+        samples = TensorList.from_batch(batch)
+        if samples.block is not None:
+            return TensorList.from_batch(samples.block, self.layout)
+        if samples.flat is not None:
+            return TensorList.from_flat(
+                samples.flat, samples.sizes, self.layout, offsets=samples.offsets, order=samples.order
+            )
+        return TensorList(list(samples), self.layout, dtype=samples.dtype, device=samples.device)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
+        return self.layout
 
 
 class DataNode:
@@ -83,10 +106,13 @@ class Trace:
         self.sources: list[ExternalSource] = []
         self._last_input: fx.Node | None = None
 
-    def add_source(self, source: ExternalSource) -> DataNode | list[DataNode]:
-        """Add a source; returns its outputs."""
+    def add_source(self, source: ExternalSource, layouts: Sequence[str] = ()) -> DataNode | list[DataNode]:
+        """Add a source; returns its outputs, of which the first ones have layouts, where these are not empty."""
         self.sources.append(source)
         outputs = [self._add_input(f"source{len(self.sources) - 1}_{i}") for i in range(source.num_outputs or 1)]
+        for number, layout in enumerate(layouts):
+            if layout:
+                outputs[number] = self.call("layout", WithLayout(layout), outputs[number])
         return outputs[0] if source.num_outputs is None else outputs
 
     def _add_input(self, name: str) -> DataNode:
