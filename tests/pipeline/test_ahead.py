@@ -313,6 +313,33 @@ def test_in_a_forked_child_it_says_whose_it_is():
         assert numbers(pipeline.run()[0])[0] == 4
 
 
+@pytest.mark.parametrize("call", ["statistics", "close", "checkpoint", "report"])
+def test_in_a_forked_child_nobody_waits_for_locks_that_threads_of_the_parent_held(call):
+    with Counted(count_to(40)) as pipeline:
+        pipeline.run()
+        held, done = threading.Event(), threading.Event()
+
+        def hold():
+            pool = pipeline._reader.pool
+            with pipeline._turns.door, pipeline._turns.lock, pool._lock, pipeline._stopwatch._lock:
+                held.set()
+                done.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(20)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            getattr(pipeline, call)()
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+        done.set()
+        thread.join()
+        assert status == 0
+        assert numbers(pipeline.run()[0])[0] == 4
+
+
 EXIT = """
 import time, numpy as np, torchdali
 class Slow(torchdali.Pipeline):

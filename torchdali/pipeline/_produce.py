@@ -24,6 +24,7 @@ from torchdali.pipeline._ahead import Outcome
 from torchdali.pipeline._handover import Handover
 from torchdali.pipeline._share import AnyReader, SharingReader, decoded_by_address
 from torchdali.pipeline._stage_call import Stage, StageCall
+from torchdali.pool._forking import has_locks
 from torchdali.source import BatchInfo, SourceBatch
 
 __all__ = ["BatchMaker", "Producer", "Turns", "serial_draws"]
@@ -42,8 +43,9 @@ class Turns:
     """A lock that who waits for gets next, also when its holder wants it back at once."""
 
     def __init__(self) -> None:
-        self.door = threading.Lock()
-        self.lock = threading.Lock()
+        self.door: Any
+        self.lock: Any
+        has_locks(self, door=threading.Lock, lock=threading.Lock)
         # `with turns.door, turns.lock:` is for those who wait; nothing in Python lies between the two, where Ctrl-C could
         # come and leave one of them locked.
 

@@ -17,6 +17,7 @@ from torch import nn
 from torchdali import _spans
 from torchdali.ops.decode import DecodeImage, DecodeStatistics
 from torchdali.pool import PoolStatistics
+from torchdali.pool._forking import has_locks
 
 __all__ = ["PipelineStatistics", "StageTotals", "Stopwatch"]
 
@@ -129,7 +130,8 @@ class Stopwatch:
         self.cuda = cuda
         self._name, self._within = name, within
         self._handles: list[Any] = []
-        self._lock = threading.Lock()
+        self._lock: Any
+        has_locks(self, _lock=threading.Lock)
         self._children: dict[str, _Spent] = {}
         self._decoding = _Spent()
         self._whole = _Spent()

@@ -26,6 +26,7 @@ from torchdali._warnings import warn
 from torchdali.pool._arena import Arena, MemoryHook
 from torchdali.pool._child import OwnChild
 from torchdali.pool._dispatch import Dispatch
+from torchdali.pool._forking import has_locks
 from torchdali.pool._interrupt import deferred_interrupt
 from torchdali.pool._job import Items, Job
 from torchdali.pool._memory import Memory, default_memory_limit
@@ -107,7 +108,8 @@ class WorkerPool:
         self._memory_limit = default_memory_limit() if memory_limit is None else memory_limit
         self._arena_options: dict[str, Any] = {"hook": memory_hook, "keep": keep_memory}
         self._before_fork = before_fork
-        self._lock = threading.RLock()
+        self._lock: Any
+        has_locks(self, _lock=threading.RLock)
         self._statistics = PoolStatistics()
         self._workforce: Workforce | None = None
         self._arena: Arena | None = None
