@@ -313,6 +313,23 @@ def test_in_a_forked_child_it_says_whose_it_is():
         assert numbers(pipeline.run()[0])[0] == 4
 
 
+def test_ctrl_c_while_the_thread_starts_loses_no_batch(monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def interrupted(thread):
+        start(thread)
+        if not started and thread.name.endswith(" stage"):
+            started.append(thread)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with Counted(count_to(12)) as pipeline:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run()
+        assert started
+        assert [numbers(batch) for batch in pipeline] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
 @pytest.mark.parametrize("call", ["statistics", "close", "checkpoint", "report"])
 def test_in_a_forked_child_nobody_waits_for_locks_that_threads_of_the_parent_held(call):
     with Counted(count_to(40)) as pipeline:

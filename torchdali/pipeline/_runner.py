@@ -95,7 +95,9 @@ class Runner:
         if self._ahead is None and self._handover is not None:
             owner = self._pipeline()
             make, doing = self._producer.make, self._producer.doing
-            self._ahead = Ahead(owner, make, self._depth, name=self._name, context=self._context, doing=doing)
+            context = self._context.copy()  # which can be entered once
+            with deferred_interrupt():  # a thread that nobody knows of would make batches too
+                self._ahead = Ahead(owner, make, self._depth, name=self._name, context=context, doing=doing)
 
     def next(self, *, stacklevel: int, as_tuple: bool) -> Any:
         """What the stage makes of the next batch; a warning points to ``stacklevel`` as of ``warnings.warn``."""
