@@ -330,6 +330,24 @@ def test_ctrl_c_while_the_thread_starts_loses_no_batch(monkeypatch):
         assert [numbers(batch) for batch in pipeline] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
+def test_another_thread_may_change_the_pipeline_while_this_one_takes_batches():
+    """Who asked for the stage to pause is not forgotten by who waits for a batch."""
+
+    def change():
+        while not done.is_set():
+            pipeline.load_state_dict(pipeline.state_dict())
+
+    done = threading.Event()
+    with Counted(count_to(4000)) as pipeline:
+        thread = threading.Thread(target=change, daemon=True)
+        thread.start()
+        seen = [number for batch in pipeline for number in numbers(batch)]
+        done.set()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert seen == list(range(4000))
+
+
 @pytest.mark.parametrize("call", ["statistics", "close", "checkpoint", "report"])
 def test_in_a_forked_child_nobody_waits_for_locks_that_threads_of_the_parent_held(call):
     with Counted(count_to(40)) as pipeline:

@@ -130,3 +130,5 @@ def test_small_outputs_that_are_inputs_are_copied_and_others_are_not(lent):
     ragged = TensorList([small[:3], small[5:]])
     assert [sample.data_ptr() for sample in lent.own(ragged)] != [sample.data_ptr() for sample in ragged]
     assert lent.own(TensorList([])) is not None
+    mixed = TensorList([small[:4], elsewhere.view(2, 2).byte()])
+    assert [sample.dim() for sample in lent.own(mixed)] == [1, 2]

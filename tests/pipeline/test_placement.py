@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import tv_tensors
 
 from tests.pipeline.placing import WORKERS, Everything, broken_now_and_then, epochs, equal
-from tests.pipeline.support import Draws, Training, count_to, numbers
+from tests.pipeline.support import Draws, Training, count_to, endless, numbers
 from torchdali import (
     DecodeError,
     ExternalSource,
@@ -22,6 +22,7 @@ from torchdali import (
     TensorList,
     WorkerDiedError,
 )
+from torchdali.ops import DecodeImage
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -257,6 +258,31 @@ def test_batches_that_are_kept_are_never_overwritten():
     for number, batch in enumerate(kept):
         for position, sample in enumerate(batch):
             assert (sample == number * 8 + position).all()
+
+
+class Sparse(Pipeline):
+    def forward(self, batch):
+        return [sample.to_dense().tolist() for sample in batch], [sample.dim() for sample in batch]
+
+
+def test_samples_that_lie_nowhere_in_memory_pass():
+    def source(info):
+        if info.idx_in_epoch >= 8:
+            raise StopIteration
+        return torch.eye(3)[info.idx_in_epoch % 3].to_sparse()
+
+    with Sparse(ExternalSource(source, parallel=False), batch_size=4, device="cpu", **WORKERS) as pipeline:
+        rows = [row for batch, _ in pipeline for row in batch]
+    assert rows == [torch.eye(3)[number % 3].tolist() for number in range(8)]
+
+
+def test_counts_of_a_decoder_that_was_taken_out_here_meanwhile_go_nowhere(photographs):
+    with Training(endless(photographs, 40), batch_size=4, device="cpu", **WORKERS) as pipeline:
+        pipeline.run()
+        for name, module in list(pipeline.named_modules()):
+            if isinstance(module, DecodeImage):
+                delattr(pipeline, name)
+        assert len(list(pipeline)) >= 9
 
 
 class Products(Pipeline):

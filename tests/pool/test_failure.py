@@ -203,6 +203,29 @@ def test_an_exception_that_cannot_be_printed_arrives_all_the_same(cls):
     assert isinstance(again, (cls, WorkerError))
 
 
+def leave():
+    raise GeneratorExit("of a user's class")
+
+
+class Leaving(Exception):
+    def __reduce__(self):
+        return leave, ()
+
+
+class LeavingAttributes(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.value = Leaving("inside")
+
+
+@pytest.mark.parametrize("kind", [Leaving, LeavingAttributes])
+def test_one_whose_unpickling_raises_what_is_no_exception_arrives_all_the_same(kind):
+    known = known_exceptions()
+    error = unpack(pack(kind("text"), known, "where"), known, "note")
+    assert isinstance(error, kind)
+    assert str(error) == "text"
+
+
 def test_the_cause_is_the_workers_traceback():
     def inner():
         raise Plain("here")

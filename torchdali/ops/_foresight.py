@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import cloudpickle
 import numpy as np
 import torch
 from torch import nn
@@ -24,6 +23,7 @@ from torch import nn
 from torchdali.ops._context import current_batch
 from torchdali.ops._groups import Part
 from torchdali.ops._steps import Sizes, Step
+from torchdali.pool._by_value import dumps
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Call", "Following", "Found", "Hand", "OfSource", "Result", "Script", "Steps", "hand", "is_ours"]
@@ -90,7 +90,7 @@ class Script:
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self.calls = tuple(calls)
-        self.packed = bytes(cloudpickle.dumps(self.calls, protocol=5))
+        self.packed = dumps(self.calls)
         """They, for another process."""
         self._settings = [_Settings(call.module) for call in self.calls]
 

@@ -87,23 +87,30 @@ class _Gate:
     """Where the thread waits while the consumer does something alone."""
 
     def __init__(self) -> None:
+        self.thread = threading.current_thread()
         self.reached: SimpleQueue[None] = SimpleQueue()
         self.opened: SimpleQueue[None] = SimpleQueue()
 
 
 def _work(control: _Control, ahead: weakref.ref[Ahead]) -> None:
     """The body of the thread."""
+    waited = False
     while not control.stopped:
         _empty(control.bell)  # before looking: what changes from here on rings again
-        if control.gate is not None:
+        idle = control.made >= control.allowed or control.ends > control.asked
+        # Between two gates something is done, if there is anything to do: else who closes one after the other in a thread of
+        # his own would have the consumer wait for ever.
+        if control.gate is not None and (idle or not waited):
             _wait_at(control.gate, control)
-        elif control.made >= control.allowed or control.ends > control.asked:
+            waited = True
+        elif idle:
             _listen(control.bell, IDLE_SECONDS)
         else:
             worker = ahead()
             if worker is None:
                 return
             worker.step()
+            waited = False
             del worker
     worker = ahead()
     if worker is not None:
@@ -210,7 +217,8 @@ class Ahead:
             PipelineStateError: the thread is not there any more.
         """
         control = self._control
-        control.gate = None  # Ctrl-C may have left it closed
+        if control.gate is not None and control.gate.thread is threading.current_thread():
+            control.gate = None  # Ctrl-C has left it closed; one of another thread is being used
         if self._taken is None:
             if self._at_end:
                 with deferred_interrupt():

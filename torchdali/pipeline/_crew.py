@@ -45,6 +45,8 @@ class Work(NamedTuple):
     worker: int
     slot: int
     number: int
+    version: int
+    """Of the module."""
 
 
 class Made(NamedTuple):
@@ -194,7 +196,7 @@ class Crew:
         except BaseException:
             self._free[worker].append(slot)
             raise
-        return Work(batch, job, worker, slot, number)
+        return Work(batch, job, worker, slot, number, self._version)
 
     def _item(self, pipeline: Any, batch: SourceBatch, worker: int, slot: int, number: int) -> StageItem:
         opened = self._opened.get((worker, slot))
@@ -248,7 +250,7 @@ class Crew:
             if isinstance(reply, Stale):
                 self._has.pop(worker, None)
             else:
-                self._has[worker] = self._version
+                self._has[worker] = work.version
                 self._note_kept(work, reply.holds)
                 try:
                     made = self._take(reply, worker, slot, pipeline.device)

@@ -54,10 +54,11 @@ class LentMemory:
 
     def own(self, value: Value) -> Value:
         """An output; small ones that are inputs, as labels often are, as a copy, so that no batch is held for their sake."""
-        nbytes = (
-            value.nbytes if isinstance(value, torch.Tensor) else int(value.sizes.prod(1).sum()) * value.dtype.itemsize
-        )
-        if not 0 < nbytes <= _SMALL:
+        samples: list[torch.Tensor] = [value] if isinstance(value, torch.Tensor) else list(value)
+        if not 0 < sum(sample.numel() * sample.element_size() for sample in samples) <= _SMALL:
             return value
-        address = value.data_ptr() if isinstance(value, torch.Tensor) else int(value.pointers.min())
-        return value if self.memory.offset_of(address, 1) is None else value.clone()
+        lent = any(
+            sample.layout == torch.strided and self.memory.offset_of(sample.data_ptr(), 1) is not None
+            for sample in samples
+        )
+        return value.clone() if lent else value

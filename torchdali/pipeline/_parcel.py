@@ -12,12 +12,12 @@ import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import cloudpickle
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from torchdali.pool import Memory
+from torchdali.pool._by_value import ByValue
 from torchdali.tensorlist import TensorList
 
 __all__ = ["Packed", "Parcel", "pack_batch", "pack_outputs", "span_of", "unpack_batch", "unpack_outputs"]
@@ -43,6 +43,8 @@ def pack_batch(batch: TensorList, memory: Memory | None) -> Parcel:
     """Where a batch lies, or its bytes where it does not lie in the memory; what is empty or irregular stays as it is."""
     if len(batch) == 0 or batch.device.type != "cpu":
         return batch
+    if batch.block is None and batch.flat is None and any(sample.layout != torch.strided for sample in batch):
+        return batch  # sparse ones lie nowhere
     try:
         counts = np.prod(batch.sizes, axis=1, dtype=np.int64)
     except ValueError:  # samples of different numbers of dimensions
@@ -210,7 +212,7 @@ class _Pickler(pickle.Pickler):
         return self._tensors.refer(obj)
 
 
-class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle tells no types
+class _ByValue(ByValue):
     def __init__(self, stream: io.BytesIO, tensors: _Tensors) -> None:
         super().__init__(stream, protocol=5)
         self._tensors = tensors

@@ -103,8 +103,9 @@ class RemoteProducer(BatchMaker):
         reply = made.reply
         if isinstance(self._reader, SharingReader):
             self._reader.learn(reply.observation)
+        modules = dict(pipeline.named_modules()) if reply.counts else {}
         for name, counts in reply.counts.items():
-            module = pipeline.get_submodule(name)
+            module = modules.get(name)  # the user may have taken it out here meanwhile
             if isinstance(module, DecodeImage):
                 for counter, value in counts.items():
                     setattr(module.statistics, counter, getattr(module.statistics, counter) + value)

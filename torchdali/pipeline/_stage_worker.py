@@ -11,7 +11,6 @@ import uuid
 import weakref
 from typing import Any, NamedTuple
 
-import cloudpickle
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -31,6 +30,7 @@ from torchdali.pipeline._slots import Slot, Slots
 from torchdali.pipeline._stage_call import StageCall
 from torchdali.pipeline._statistics import StageTotals, Stopwatch
 from torchdali.pool import Memory
+from torchdali.pool._by_value import dumps
 from torchdali.source import Predecoded, SourceBatch
 from torchdali.tensorlist import TensorList
 
@@ -284,7 +284,7 @@ def pack_module(pipeline: Any) -> bytes:
         TypeError: it cannot be pickled.
     """
     try:
-        return bytes(cloudpickle.dumps(_StageOnly(pipeline), protocol=5))
+        return dumps(_StageOnly(pipeline))
     except Exception as error:
         raise TypeError(
             "the pipeline's module was changed after its workers were started, and cannot be sent to them: "

@@ -19,11 +19,12 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import cloudpickle
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
 
+from torchdali.pool import _by_value
 from torchdali.pool._arena import Bytes
+from torchdali.pool._by_value import ByValue
 from torchdali.pool._structure import is_plain
 
 __all__ = ["ALIGNMENT", "SMALL", "Encoded", "aligned", "decode_all", "dumps", "encode"]
@@ -84,8 +85,8 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
     return _rebuild_tensor, (arguments if order is None else (*arguments, order))
 
 
-class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle tells no types
-    dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({torch.Tensor: _reduce_tensor})
+class _ByValue(ByValue):
+    dispatch_table = ByValue.dispatch_table.new_child({torch.Tensor: _reduce_tensor})
 
 
 def dumps(value: object) -> bytes:
@@ -93,7 +94,7 @@ def dumps(value: object) -> bytes:
     try:
         return pickle.dumps(value, protocol=5)
     except _UNPICKLABLE:
-        return bytes(cloudpickle.dumps(value, protocol=5))
+        return _by_value.dumps(value)
 
 
 def encode(value: object) -> Encoded:

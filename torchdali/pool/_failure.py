@@ -12,9 +12,8 @@ import pickle
 import traceback
 from typing import Any, NamedTuple
 
-import cloudpickle
-
 from torchdali.errors import WorkerError, WorkerTraceback
+from torchdali.pool._by_value import dumps
 
 __all__ = ["Failure", "known_exceptions", "pack", "unpack"]
 
@@ -46,7 +45,7 @@ def _dumps(value: object) -> bytes:
     try:
         data = pickle.dumps(value)
         pickle.loads(data)
-    except Exception:
+    except BaseException:  # a user's class may raise anything here
         return pickle.dumps(repr(value))
     return data
 
@@ -56,7 +55,7 @@ def _dump_whole(exception: BaseException) -> bytes | None:
         data = pickle.dumps(exception)
         again = pickle.loads(data)
         same = type(again) is type(exception) and str(again) == str(exception)
-    except Exception:  # a user's class may raise anything here
+    except BaseException:  # a user's class may raise anything here
         return None
     return data if same else None
 
@@ -71,7 +70,7 @@ def _reference(cls: type[BaseException], known: list[type[BaseException]]) -> by
     if cls in known:
         return known.index(cls)
     try:  # by value; a class that came to this process by value is the parent's own when it comes back there
-        return bytes(cloudpickle.dumps(cls))
+        return dumps(cls)
     except Exception:
         return None
 
@@ -119,7 +118,7 @@ def unpack(failure: Failure, known: list[type[BaseException]], note: str) -> Bas
     """
     try:
         exception = _rebuild(failure, known)
-    except Exception as error:
+    except BaseException as error:  # of a user's class; what is not built again would be waited for
         exception = WorkerError(f"{failure.summary} (it could not be built again in this process: {error!r})")
     exception.__cause__ = WorkerTraceback(failure.where, failure.frames)
     if hasattr(exception, "add_note"):

@@ -23,9 +23,9 @@ from multiprocessing import util
 from multiprocessing.reduction import DupFd, ForkingPickler
 from typing import Any, ClassVar
 
-import cloudpickle
 import torch
 
+from torchdali.pool._by_value import ByValue, dumps
 from torchdali.pool._channel import Receiver, Sender, content_of, file_of
 from torchdali.pool._claims import Claims
 from torchdali.pool._memory import Memory
@@ -72,7 +72,7 @@ def pack_setup(setup: Setup, memory: Memory) -> int:
         TypeError: something of it cannot be pickled, not even by value.
     """
     try:
-        data = cloudpickle.dumps((tuple(setup), memory.size), protocol=5)
+        data = dumps((tuple(setup), memory.size))
     except Exception as error:
         raise _cannot_be_sent(setup, error) from error
     return file_of(data)
@@ -121,11 +121,11 @@ def descriptors(*fds: int) -> list[Any]:
     return [_Descriptor(fd) for fd in fds]
 
 
-class _ShipmentPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle tells no types
+class _ShipmentPickler(ByValue):
     # The tables themselves, as more may be registered later.
     dispatch_table: ClassVar[Any] = ChainMap(
         ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
-        *cloudpickle.Pickler.dispatch_table.maps,
+        *ByValue.dispatch_table.maps,
     )
 
 
