@@ -167,7 +167,6 @@ def end_all(children: list[Any]) -> None:
         if not remaining:
             break
     for child in children:
-        if (
-            child not in remaining
-        ):  # else multiprocessing shall still hold it, and take its exit code: it would stay a zombie
+        # Others multiprocessing shall still hold, and take their exit codes one day: they would stay zombies.
+        if child not in remaining:
             child.forget()
