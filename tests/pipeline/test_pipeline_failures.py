@@ -53,6 +53,50 @@ def test_an_exception_of_the_stage_costs_its_batch_alone():
         assert numbers(pipeline.run()[0]) == [8, 9, 10, 11]
 
 
+class OddError(BaseException):
+    """None that ``except Exception`` catches, as asyncio's CancelledError."""
+
+
+@pytest.mark.parametrize("where", ["source", "stage"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"parallel": False},
+        {"stage_thread": False},
+        {"stage_thread": False, "parallel": False},
+        {"cpu_share": 0.5},
+        {"placement": "workers", "gpu_workers": 2},
+        {"placement": "workers", "gpu_workers": 2, "parallel": False},
+        {"placement": "workers", "gpu_workers": 2, "cpu_share": 0.5},
+    ],
+    ids=str,
+)
+def test_an_exception_of_no_common_kind_arrives_at_its_batch_and_costs_no_other(where, options):
+    class Odd(Pipeline):
+        def forward(self, batch):
+            if where == "stage" and 9 in numbers(batch):
+                raise OddError("nine")
+            return batch
+
+    def source(info):
+        if where == "source" and info.idx_in_epoch == 9:
+            raise OddError("nine")
+        return count_to(20)(info)
+
+    parallel, seen = options.get("parallel", True), []
+    options = {name: value for name, value in options.items() if name != "parallel"}
+    with Odd(ExternalSource(source, batch=False, parallel=parallel), batch_size=4, device="cpu", **options) as pipeline:
+        for _ in range(6):
+            try:
+                seen.append(numbers(pipeline.run()[0])[0])
+            except StopIteration:
+                seen.append("the end")
+            except OddError as error:
+                seen.append(str(error))
+    assert seen == [0, 4, "nine", 12, 16, "the end"]
+
+
 def test_a_cut_jpeg_names_its_sample_and_nothing_else_is_lost(photographs):
     files = JpegFolder(photographs)
 

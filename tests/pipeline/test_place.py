@@ -7,6 +7,8 @@ import torch
 import torchdali
 from torchdali import ExternalSource, PipelineStateError, ops
 from torchdali.pipeline._ahead import Ahead
+from torchdali.source import Reader
+from torchdali.source._feed import ParallelFeed
 
 
 class Numbers:
@@ -219,6 +221,34 @@ def test_an_epoch_can_be_named_and_repeated():
         assert plain(pipeline) == once
         with pytest.raises(ValueError, match="counted from 0"):
             pipeline.set_epoch(-1)
+
+
+@pytest.mark.parametrize("name", ["restore", "set_epoch"])
+@pytest.mark.parametrize(
+    ("holder", "step", "stage_thread"),
+    [(Ahead, "alone", True), (Ahead, "_await", True), (Reader, "reset", False), (ParallelFeed, "receive", False)],
+)
+def test_ctrl_c_before_the_first_batch_forgets_no_place(monkeypatch, name, holder, step, stage_thread):
+    """In the middle of an epoch, while the next one is begun or its first batch is waited for."""
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with make(stage_thread=stage_thread) as pipeline:
+        pipeline.run()
+        if name == "restore":
+            pipeline.restore(pipeline.checkpoint() | {"epoch": 5, "samples": 4})
+        else:
+            pipeline.set_epoch(5)
+        for _ in range(2):
+            with monkeypatch.context() as patched:
+                patched.setattr(holder, step, interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    next(iter(pipeline))
+        numbers, epochs, *_ = next(iter(pipeline))
+        assert epochs.tolist() == [5, 5]
+        assert numbers.tolist() == ([4, 5] if name == "restore" else [0, 1])
+        assert next(iter(pipeline))[1].tolist() == [6, 6]
 
 
 def test_a_batch_that_ctrl_c_took_back_is_not_behind_the_checkpoint(monkeypatch):

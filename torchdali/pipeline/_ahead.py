@@ -239,9 +239,9 @@ class Ahead:
         """Let go of the outcome that :meth:`peek` gave."""
         self._taken = None
 
-    def told(self, outcome: Outcome, number: int) -> None:
-        """The first warnings of the outcome that :meth:`peek` gave were raised, and are not to be raised again."""
-        self._taken = outcome._replace(warnings=outcome.warnings[number:])
+    def told(self, outcome: Outcome) -> None:
+        """:meth:`peek` is to give this: what it gave, without the warnings that were raised."""
+        self._taken = outcome
 
     def _await(self) -> None:
         start = time.monotonic()

@@ -222,7 +222,7 @@ class Pipeline(Place, Reporting, nn.Module):
             crew=crew,
         )
         self._state = "built"
-        self._reader.reset(self._take_jump())
+        self._begin_epoch(self._reader.reset)
 
     def _measured(self) -> nn.Module:
         return self
@@ -319,8 +319,9 @@ class Pipeline(Place, Reporting, nn.Module):
         initialised. A batch that the stage is at work on is waited for, and dropped.
         """
         self._require_open()
-        if self._runner is not None:
-            self._runner.reset(self._take_jump(), stacklevel=_stacklevel + 1)
+        runner = self._runner
+        if runner is not None:
+            self._begin_epoch(lambda at: runner.reset(at, stacklevel=_stacklevel + 3))
 
     # --- as a module --------------------------------------------------------------------------------------------------
 

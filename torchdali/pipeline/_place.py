@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from torchdali.errors import PipelineStateError
@@ -107,9 +108,12 @@ class Place:
         if self._jump is None or self._jump.epoch_idx != epoch:  # else restore() has said more
             self._jump = BatchInfo(0, epoch)
 
-    def _take_jump(self) -> BatchInfo | None:
-        jump, self._jump = self._jump, None
-        return jump
+    def _begin_epoch(self, begin: Callable[[BatchInfo | None], None]) -> None:
+        """Have an epoch begun: that of :meth:`set_epoch` or :meth:`restore`, which is forgotten once that is done."""
+        jump = self._jump
+        begin(jump)
+        if self._jump is jump:
+            self._jump = None
 
     def checkpoint(self) -> dict[str, Any]:
         """Where the consumer is: numbers that :meth:`restore` takes, of this pipeline or of one in another process.

@@ -190,8 +190,14 @@ class Producer(BatchMaker):
         if pipeline is None:  # dropped meanwhile; nobody will see this
             return Outcome(error=StopIteration(), last=True)
         outcome = self._through_stage(pipeline, batch)
-        self._reader.advance()  # not after Ctrl-C in the stage, which comes as an exception: it will get this batch again
+        # Not after Ctrl-C in the stage, which comes as an exception: it will get this batch again.
+        if self._handover is not None:
+            self._reader.advance()
         return outcome
+
+    def handed_out(self) -> None:
+        """The consumer has the outcome that was made in its own thread, where Ctrl-C may come at any time before."""
+        self._reader.advance()
 
     def _read(self) -> SourceBatch:
         """The batch; notes where the time went: to workers that are not done, to sources that work here, or to taking it in."""
@@ -216,7 +222,9 @@ class Producer(BatchMaker):
                 outputs, draws = self._call(pipeline, batch, decoded, following)
                 if self._handover is not None:
                     event = self._handover.finished()
-        except Exception as raised:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:  # of whatever kind: this batch would be worked on again and again
             return Outcome(error=raised)
         finally:
             if decoded is not None and isinstance(self._reader, SharingReader):

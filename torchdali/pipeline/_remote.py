@@ -84,7 +84,7 @@ class RemoteProducer(BatchMaker):
             except StopIteration:
                 self._under_way.append(Outcome(error=StopIteration(), last=True))
                 self._at_end = True
-            except Exception as error:
+            except BaseException as error:  # in its turn: there are others under way
                 self._under_way.append(Outcome(error=error))
 
     def _finish(self, pipeline: Any, work: Work) -> Outcome | None:
@@ -93,7 +93,7 @@ class RemoteProducer(BatchMaker):
             with self._stage.stage(), _spans.labelled("take in"):
                 made = self._crew.receive(pipeline, work)
                 event = self._stage.finished()
-        except Exception as raised:
+        except BaseException as raised:  # likewise
             return Outcome(error=raised)
         finally:
             self.unpack_seconds += self._waited("take in", begin)

@@ -76,9 +76,11 @@ class Runner:
                 pipeline, reader, turns, self._handover, name=name, num_threads=num_threads, record_draws=record_draws
             )
         self._ahead: Ahead | None = None
+        self._made: Outcome | None = None
+        """Without a thread: what is not handed out yet."""
         self._context = contextvars.copy_context()
-        self._asked = False
-        """Something of this epoch was asked for."""
+        self._begun = False
+        """Something of this epoch was handed out."""
         self._batches = self._samples = 0
         self._stall_seconds = 0.0
         self.taken = reader.begun_at.iteration
@@ -109,8 +111,7 @@ class Runner:
             outcome = self._outcome()
         causes = self._causes(outcome, time.perf_counter() - start, ahead=ahead)
         for number, (text, category) in enumerate(outcome.warnings, 1):
-            if self._ahead is not None:  # should the warning be an error, the batch comes after it
-                self._ahead.told(outcome, number)
+            self._told(outcome._replace(warnings=outcome.warnings[number:]))
             warnings.warn(text, category, stacklevel=stacklevel + 1)
         error, outputs = outcome.error, outcome.outputs
         if error is None:
@@ -129,10 +130,10 @@ class Runner:
             ready = 0 if self._ahead is None else self._ahead.ready - 1
             self._meter.delivered(start, outcome.samples, causes, ready)
         del outcome
-        if self._ahead is not None:
-            self._ahead.advance()  # last, since Ctrl-C would lose the batch from here on
-        self.at_end = last  # with it: a checkpoint must not count a batch that comes again
-        self.taken += not last
+        with deferred_interrupt():  # last, since Ctrl-C would lose the batch from here on
+            self._advance()
+            self._begun, self.at_end = True, last  # with it: a checkpoint must not count a batch that comes again
+            self.taken += not last
         if error is None:
             return outputs
         try:
@@ -149,23 +150,38 @@ class Runner:
         return Causes.of(waited, outcome.starved, outcome.busy)
 
     def _outcome(self) -> Outcome:
+        """What is to be handed out next; the same again until :meth:`_advance`."""
         if self._handover is not None:
-            self._asked = True
             self.begin()
             assert self._ahead is not None
             return self._ahead.peek()
-        outcome = self._producer.make()
-        assert outcome is not None, "it waits where it has nothing else to look after"
-        return outcome
+        if self._made is None:
+            self._made = self._producer.make()
+        assert self._made is not None, "it waits where it has nothing else to look after"
+        return self._made
+
+    def _told(self, outcome: Outcome) -> None:
+        """Warnings of the next outcome were raised: should one be an error, this comes after it."""
+        if self._ahead is not None:
+            self._ahead.told(outcome)
+        else:
+            self._made = outcome
+
+    def _advance(self) -> None:
+        if self._ahead is not None:
+            self._ahead.advance()
+        elif isinstance(self._producer, Producer):
+            self._made = None
+            self._producer.handed_out()
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def reset(self, at: BatchInfo | None = None, *, stacklevel: int) -> None:
-        """Begin the next epoch, unless nothing was asked for in this one; or an epoch, and a batch of it, that is named."""
+        """Begin the next epoch, unless nothing of this one was handed out; or an epoch, and a batch of it, that is named."""
         self._meter.begin()
         with collected_warnings() as collected:
             if self._ahead is None:
-                self._reader.reset(at)
+                self._begin_again(at)
             else:
                 self._ahead.alone(lambda: self._begin_again(at))
         self.taken, self.at_end = self._reader.begun_at.iteration, False
@@ -173,17 +189,18 @@ class Runner:
             warnings.warn(text, category, stacklevel=stacklevel + 1)
 
     def _begin_again(self, at: BatchInfo | None) -> None:
-        assert self._ahead is not None
         if self._crew is not None:
             self._crew.revive()
-        if not self._asked and at in (None, self._reader.begun_at):  # what is ahead is this epoch's beginning
+        if not self._begun and at in (None, self._reader.begun_at):  # what is ahead is this epoch's beginning
             self._reader.revive()
             return
         with deferred_interrupt():
             self._reader.reset(at)
             self._producer.forget()
-            self._ahead.forget()
-            self._asked = False
+            self._made = None
+            if self._ahead is not None:
+                self._ahead.forget()
+            self._begun = False
             if self._handover is not None:
                 self._handover.synchronize()
 

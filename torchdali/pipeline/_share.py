@@ -306,7 +306,9 @@ class SharingReader:
             return Held(self._reader.peek())
         except StopIteration:
             return Held(error=StopIteration())  # without a traceback
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             return Held(error=error)
 
     def _share_out(self, held: Held) -> None:

@@ -275,7 +275,8 @@ class Reader:
         Raises:
             StopIteration: the epoch is over, until :meth:`reset`.
             WorkerDiedError: a worker died with samples of this batch in hand. This batch is passed over.
-            Exception: what a source raised for a sample of this batch, which is passed over.
+            BaseException: what a source raised for a sample of this batch, which is passed over unless it is
+                KeyboardInterrupt.
         """
         if self._ready is not None:
             return self._ready
@@ -292,8 +293,9 @@ class Reader:
                 number = len(pending.deliveries)
                 delivery = self._feeds[number].receive(pending.tickets[number])
                 pending.deliveries.append(delivery)
-        except Exception:
-            self._drop(self._pending.popleft())
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):  # Ctrl-C, after which it is asked for again
+                self._drop(self._pending.popleft())
             raise
         with deferred_interrupt():
             self._pending.popleft()
