@@ -1,6 +1,7 @@
 """What a function raises is raised here: same type, the worker's traceback, the item."""
 
 import builtins
+import dataclasses
 import os
 import sys
 import threading
@@ -20,6 +21,12 @@ class Demanding(Exception):
         self.path, self.code = path, code
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    path: str
+    code: int
+
+
 def only(pool, item) -> BaseException:
     (result,) = pool.collect(pool.submit(0, [item]))
     assert isinstance(result, Raised)
@@ -33,6 +40,7 @@ def only(pool, item) -> BaseException:
         KeyError("the key"),
         Demanding("a.jpg", 7),
         FileNotFoundError(2, "No such file", "b.jpg"),
+        Frozen("a.jpg", 7),
     ],
     ids=lambda exception: type(exception).__name__,
 )

@@ -8,6 +8,7 @@ made before the fork, when both processes were still one.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import traceback
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from torchdali.errors import WorkerError, WorkerTraceback
 from torchdali.pool._by_value import dumps
 
 __all__ = ["Failure", "known_exceptions", "pack", "unpack"]
+
+_set = object.__setattr__
+"""Also for what refuses its own, as a frozen dataclass does."""
 
 
 class Failure(NamedTuple):
@@ -105,7 +109,7 @@ def _rebuild(failure: Failure, known: list[type[BaseException]]) -> BaseExceptio
         cls: Any = known[reference] if isinstance(reference, int) else pickle.loads(reference)
         exception: BaseException = cls.__new__(cls, *(pickle.loads(argument) for argument in arguments))
         for name, value in attributes.items():
-            setattr(exception, name, pickle.loads(value))
+            _set(exception, name, pickle.loads(value))
         return exception
     return WorkerError(failure.summary)
 
@@ -120,7 +124,8 @@ def unpack(failure: Failure, known: list[type[BaseException]], note: str) -> Bas
         exception = _rebuild(failure, known)
     except BaseException as error:  # of a user's class; what is not built again would be waited for
         exception = WorkerError(f"{failure.summary} (it could not be built again in this process: {error!r})")
-    exception.__cause__ = WorkerTraceback(failure.where, failure.frames)
+    _set(exception, "__cause__", WorkerTraceback(failure.where, failure.frames))
     if hasattr(exception, "add_note"):
-        exception.add_note(note)
+        with contextlib.suppress(Exception):  # of a frozen dataclass, which Python itself does not add to
+            exception.add_note(note)
     return exception

@@ -91,7 +91,7 @@ class Recovery:
     def none_left(death: WorkerDiedError) -> WorkerDiedError:
         """What is raised for work that nobody can do since this death."""
         return WorkerDiedError(
-            f"no worker is left; the last one died: {death}. Call start() to start new ones",
+            f"no worker is left; the last one died: {death}. The next epoch starts new ones; of a pool by itself, start()",
             worker=death.worker,
             pid=death.pid,
             exitcode=death.exitcode,
