@@ -91,7 +91,9 @@ def test_where_the_policy_is_to_raise_only_its_item_is_lost(make_pool, call):
     job, other = pool.submit(0, [7]), pool.submit(0, range(20, 40))
     assert call.begun.wait(0)
     assert pool.collect(other) == list(range(20, 40))
-    (index,) = [i for i in range(2) if pool._workforce.claims.of(i)[0] > 0]
+    claims = pool._workforce.claims
+    assert wait_until(lambda: sum(claims.of(i)[0] > 0 for i in range(2)) == 1)  # what is sent is claimed for a moment yet
+    (index,) = [i for i in range(2) if claims.of(i)[0] > 0]
     stop(before[index])
     (result,) = pool.collect(job, timeout=30)
     assert isinstance(result, Raised)
