@@ -1,5 +1,9 @@
 """Inputs that a stage keeps in a process of its own: they stay what they were, and nothing else is held."""
 
+import contextlib
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -99,10 +103,37 @@ def test_what_is_not_known_to_be_kept_is_held_for_some_batches_at_most():
         assert 1 <= sum(map(len, pipeline._staff.crew._perhaps.values())) <= 8
 
 
-@pytest.fixture
-def lent():
+class Overwrites(Pipeline):
+    """Writes to its inputs, and dies of some batches when it has, once each."""
+
+    def __init__(self, source, folder, **options):
+        super().__init__(source, batch_size=4, device="cpu", num_workers=2, on_worker_death="restart", **options)
+        self.folder = folder
+
+    def forward(self, batch):
+        number = int(batch[0][0])
+        for sample in batch:
+            sample += 1000
+        if number % 20 == 8:
+            with contextlib.suppress(FileExistsError):
+                (self.folder / str(number)).mkdir()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return batch if number % 8 else [float(sample[0]) for sample in batch]
+
+
+@pytest.mark.filterwarnings("ignore:worker .* was killed:RuntimeWarning")
+@pytest.mark.parametrize("method", ["fork", "zygote"])
+def test_what_a_worker_wrote_to_its_inputs_before_it_died_is_not_seen_by_the_next_one(tmp_path, method):
+    with Overwrites(numbered(80), tmp_path, start_method=method, **WORKERS) as pipeline:
+        seen = [float(np.ravel(sample)[0]) for batch in pipeline for sample in batch]
+        assert pipeline.statistics().worker_deaths == 4
+    assert seen == [1000.0 + number for number in range(80)]
+
+
+@pytest.fixture(params=[False, True], ids=["shared", "private"])
+def lent(request):
     memory = Memory(1 << 20)
-    yield LentMemory(memory)
+    yield LentMemory(memory, private=request.param)
     memory.close()
 
 

@@ -1,6 +1,9 @@
 """Bytes of a pool's memory that workers are told of by their place: nothing is sent to them."""
 
+import os
+
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -65,11 +68,61 @@ def test_a_view_is_of_the_bytes_themselves():
     memory.close()
 
 
+@pytest.mark.parametrize("start", [0, 100, 4096, 40_000])
+@pytest.mark.parametrize("closed", [False, True], ids=["", "without a descriptor"])
+def test_what_is_written_to_a_view_that_copies_on_write_is_seen_by_nobody_else(start, closed):
+    memory = Memory(1 << 16)
+    content = np.random.default_rng(0).integers(0, 256, 20_000, np.uint8)
+    memory.view(start, 20_000)[:] = content
+    if closed:
+        memory.close()
+    one, other = (memory.copy_on_write(start, 20_000) for _ in range(2))
+    assert np.array_equal(one, content)
+    one[:] += 1
+    assert np.array_equal(one, content + 1)
+    assert np.array_equal(other, content)
+    assert np.array_equal(memory.view(start, 20_000), content)
+    assert memory.copy_on_write(memory.size, 0).tolist() == []
+    memory.close()
+    del memory
+    assert np.array_equal(one, content + 1)
+
+
+def test_it_costs_no_copy():
+    memory = Memory(1 << 24)
+    memory.view(0, 1 << 24)[:] = 1
+    kept = [memory.copy_on_write(4096 * number, 1 << 23) for number in range(100)]
+    before = psutil.Process().memory_info().rss
+    assert [int(view[-1]) for view in kept] == [1] * 100
+    assert psutil.Process().memory_info().rss - before < 1 << 25  # of 100 << 23
+    memory.close()
+
+
+def test_a_forked_process_can_have_a_descriptor_again():
+    memory = Memory(1 << 16)
+    memory.view(5000, 3)[:] = [1, 2, 3]
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        memory.close()
+        memory.reopen()
+        view = memory.copy_on_write(5000, 3)
+        view += 1
+        os.write(writer, bytes([*view, *memory.view(5000, 3), memory.fd >= 0]))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    assert list(os.read(reader, 100)) == [2, 3, 4, 1, 2, 3, True]
+    os.close(reader)
+    memory.close()
+
+
 @pytest.mark.parametrize(("offset", "nbytes"), [(-1, 1), (0, 1 << 40), (1 << 40, 1), (0, -1)])
 def test_a_view_beyond_the_memory_is_refused(make_pool, offset, nbytes):
     pool = make_pool(work, workers=1)
-    with pytest.raises(ValueError, match="do not lie in a memory of"):
-        pool.memory.view(offset, nbytes)
+    for view in (pool.memory.view, pool.memory.copy_on_write):
+        with pytest.raises(ValueError, match="do not lie in a memory of"):
+            view(offset, nbytes)
     (raised,) = pool.collect(pool.submit(0, [(offset, nbytes)]))
     assert isinstance(raised, Raised)
     assert isinstance(raised.exception, ValueError)

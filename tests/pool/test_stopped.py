@@ -92,7 +92,8 @@ def test_where_the_policy_is_to_raise_only_its_item_is_lost(make_pool, call):
     assert call.begun.wait(0)
     assert pool.collect(other) == list(range(20, 40))
     claims = pool._workforce.claims
-    assert wait_until(lambda: sum(claims.of(i)[0] > 0 for i in range(2)) == 1)  # what is sent is claimed for a moment yet
+    # What is sent is still claimed for a moment.
+    assert wait_until(lambda: sum(claims.of(i)[0] > 0 for i in range(2)) == 1)
     (index,) = [i for i in range(2) if claims.of(i)[0] > 0]
     stop(before[index])
     (result,) = pool.collect(job, timeout=30)

@@ -89,7 +89,12 @@ class Crew:
     ) -> None:
         self._memory = memory
         function = StageFunction(
-            pipeline, memory, num_threads=max(1, num_threads // size), record_draws=record_draws, device=device
+            pipeline,
+            memory,
+            num_threads=max(1, num_threads // size),
+            record_draws=record_draws,
+            again=pool_options.get("on_worker_death") == "restart",
+            device=device,
         )
         self._pool = WorkerPool(
             [function],

@@ -3,6 +3,9 @@
 The stage may keep an input, for a queue of earlier samples for example. In the parent's process its memory would not be used
 again before it lets go of it, and here it must not be either. Of a batch whose inputs are among the outputs, and not small, it is
 held until the worker's next reply, as the worker cannot tell who has them before these have been sent.
+
+The stage may also write to its inputs. Where what a worker has died of is done again, by another one and from the same memory,
+that must not be seen by others: there, a view is of pages that are copied when they are written to.
 """
 
 from __future__ import annotations
@@ -29,12 +32,19 @@ class LentMemory:
 
     Args:
         memory: as this process sees it.
+        private: whether what is written to a view stays in this process.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, *, private: bool = False) -> None:
         self.memory = memory
+        self._private = private
         self._number = 0
         self._views: dict[int, list[weakref.ref[Any]]] = {}
+
+    def prepare(self) -> None:
+        """Once, in the process that views it."""
+        if self._private:
+            self.memory.reopen()
 
     def begin(self, number: int) -> None:
         """What is viewed from here on belongs to the batch of this number."""
@@ -42,7 +52,13 @@ class LentMemory:
 
     def view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """As :meth:`Memory.view`; who makes a tensor of it holds it."""
-        view = self.memory.view(offset, nbytes)
+        return self._count(self.memory.copy_on_write(offset, nbytes)) if self._private else self.shared(offset, nbytes)
+
+    def shared(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """As :meth:`view`, of the very pages that the workers wrote to: CUDA may have pinned them."""
+        return self._count(self.memory.view(offset, nbytes))
+
+    def _count(self, view: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         self._views.setdefault(self._number, []).append(weakref.ref(view))
         return view
 
@@ -57,8 +73,10 @@ class LentMemory:
         samples: list[torch.Tensor] = [value] if isinstance(value, torch.Tensor) else list(value)
         if not 0 < sum(sample.numel() * sample.element_size() for sample in samples) <= _SMALL:
             return value
+        living = [view for views in self._views.values() for reference in views if (view := reference()) is not None]
+        ranges = [(start := int(view.ctypes.data), start + view.nbytes) for view in living]
         lent = any(
-            sample.layout == torch.strided and self.memory.offset_of(sample.data_ptr(), 1) is not None
+            sample.layout == torch.strided and any(start <= sample.data_ptr() < end for start, end in ranges)
             for sample in samples
         )
         return value.clone() if lent else value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -119,25 +119,25 @@ def _carry(batch: TensorList) -> Placed | TensorList:
     return Placed(content, content.nbytes, offsets, batch.sizes, batch.dtype, batch.layout, batch.block is not None)
 
 
-class _Viewed(Protocol):
-    def view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]: ...
+def unpack_batch(packed: Parcel, view: Callable[[int, int], npt.NDArray[np.uint8]]) -> TensorList:
+    """The batch again.
 
-
-def unpack_batch(packed: Parcel, memory: _Viewed | None) -> TensorList:
-    """The batch again; what lies in the memory is a view of it."""
+    Args:
+        packed: as of :func:`pack_batch`.
+        view: gives so many bytes of the memory from an offset on, for what lies there.
+    """
     if isinstance(packed, TensorList):
         return packed
     if isinstance(packed, Mixed):
         samples: list[Any] = [None] * (len(packed.here) + len(packed.there))
         for positions, part in ((packed.here, packed.placed), (packed.there, packed.carried)):
-            for position, sample in zip(positions, unpack_batch(part, memory), strict=True):
+            for position, sample in zip(positions, unpack_batch(part, view), strict=True):
                 samples[position] = sample
         return TensorList(samples, packed.placed.layout)
     if isinstance(packed.start, np.ndarray):
         content = packed.start
     else:
-        assert memory is not None
-        content = memory.view(packed.start, packed.nbytes)
+        content = view(packed.start, packed.nbytes)
     if not content.flags.writeable:
         content = content.copy()
     flat = torch.from_numpy(content).view(packed.dtype)

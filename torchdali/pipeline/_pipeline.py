@@ -90,7 +90,8 @@ class Pipeline(Place, Reporting, nn.Module):
             forked any more, ``"fork"`` uses the zygote that the first pipeline started.
         pin_memory: let CUDA pin the workers' shared memory, so that batches are copied to the device asynchronously and
             straight from what the workers wrote: for data that is not decoded on the device. No effect on the CPU.
-        stage_thread: False: ``forward`` runs in the consumer's thread, when a batch is asked for.
+        stage_thread: False: ``forward`` runs in the consumer's thread, when a batch is asked for. After Ctrl-C in ``forward``
+            it gets the same batch again, with what it wrote to its inputs.
         record_draws: keep what random operators drew for a batch, for :attr:`last_draws`.
         placement: ``"main"``: the stage runs in this process. ``"workers"``: in ``gpu_workers`` processes, which are forked
             with the sources' workers, each with a CUDA context of its own; one process cannot keep the JPEG engines of a

@@ -99,6 +99,7 @@ class StageFunction:
         pipeline: whose stage it is.
         inputs: the memory that the sources' workers write to.
         num_threads, record_draws: as of :class:`~torchdali.pipeline._stage_call.StageCall`.
+        again: whether a batch of which a worker has died is given to another one.
         device: where the stage is expected to run, if that is known: what takes time there is done before the first batch.
     """
 
@@ -109,12 +110,13 @@ class StageFunction:
         *,
         num_threads: int,
         record_draws: bool,
+        again: bool,
         device: torch.device | None,
     ) -> None:
         # The parent's pipeline owns the workers, and is freed when it is dropped; a worker has its own.
         self._of_parent = weakref.ref(pipeline)
         self._own: Any = None
-        self._inputs = None if inputs is None else LentMemory(inputs)
+        self._inputs = None if inputs is None else LentMemory(inputs, private=again)
         self._expected = device
         self._call = StageCall(num_threads=num_threads, record_draws=record_draws)
         self._version = 0
@@ -144,6 +146,8 @@ class StageFunction:
     def prepare(self, index: int) -> None:
         """Begin what takes time: CUDA's context, the decoder, the module's way to the device."""
         self._own = self._pipeline
+        if self._inputs is not None:
+            self._inputs.prepare()
         torch.set_grad_enabled(False)
         for kind in ("cpu", "cuda"):  # as in a thread of its own, whatever the thread that forked this was doing
             torch.set_autocast_enabled(kind, False)
@@ -188,7 +192,7 @@ class StageFunction:
         if self._inputs is not None:
             self._inputs.begin(item.number)
         batch = SourceBatch(
-            tuple(unpack_batch(packed, self._inputs) for packed in item.inputs),
+            tuple(unpack_batch(packed, self._view) for packed in item.inputs),
             item.indices,
             item.iteration,
             item.epoch,
@@ -196,7 +200,10 @@ class StageFunction:
         if item.decoded is not None:
             output, positions, images, settings = item.decoded
             self._pin(item)
-            batch = batch._replace(decoded=Predecoded(output, positions, unpack_batch(images, self._inputs), settings))
+            view = self._view
+            if self._inputs is not None and item.device.type == "cuda":
+                view = self._inputs.shared  # pinned; it is copied to the device, and not written to
+            batch = batch._replace(decoded=Predecoded(output, positions, unpack_batch(images, view), settings))
         decoded = decoded_by_address(batch)
         self._slots.begin(item.slot, item.known)
         with collected_warnings() as warnings:
@@ -213,6 +220,10 @@ class StageFunction:
             torch.cuda.synchronize()  # the parent's streams know nothing of this process's
         key, slot = self._slots.written()
         return StageReply(packed, key, slot, warnings, self._counts(), self._times(), self._news(), observation, holds)
+
+    def _view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        assert self._inputs is not None
+        return self._inputs.view(offset, nbytes)
 
     def _pin(self, item: StageItem) -> None:
         """What goes to the device as it is, is copied several times as fast, and beside the decoder's work, if it is pinned."""

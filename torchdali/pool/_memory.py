@@ -82,6 +82,7 @@ class Memory:
         self.segments: Sequence[Segment] = ()
         self.size = max(PAGE, size // PAGE * PAGE)
         self.fd = memory_file(0) if fd is None else fd
+        self._home = os.getpid(), self.fd
         try:
             self.map = self._map_new() if fd is None else self._map()
         except BaseException:
@@ -131,11 +132,38 @@ class Memory:
         Raises:
             ValueError: they do not lie in the memory.
         """
+        self._check(offset, nbytes)
+        return np.frombuffer(self.map, np.uint8, nbytes, offset)
+
+    def copy_on_write(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """As :meth:`view`, but what is written to it is seen by nobody else.
+
+        Pages that are not written to cost no memory. Without a descriptor of the memory, it is a copy.
+
+        Raises:
+            ValueError: they do not lie in the memory.
+        """
+        self._check(offset, nbytes)
+        start = offset // PAGE * PAGE
+        if self.fd >= 0 and nbytes:
+            with contextlib.suppress(OSError):  # a process may have so many mappings, and no more
+                flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+                mapping = mmap.mmap(self.fd, offset - start + nbytes, flags=flags, offset=start)
+                return np.frombuffer(mapping, np.uint8, nbytes, offset - start)
+        return self.view(offset, nbytes).copy()
+
+    def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or not 0 <= nbytes <= self.size - offset:
             raise ValueError(
                 f"{nbytes} bytes from {offset} on do not lie in a memory of {self.size} bytes; see Memory.size"
             )
-        return np.frombuffer(self.map, np.uint8, nbytes, offset)
+
+    def reopen(self) -> None:
+        """Have a descriptor again, in a process that was forked from one that has it open; without /proc, have none."""
+        if self.fd < 0:
+            pid, fd = self._home
+            with contextlib.suppress(OSError):
+                self.fd = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
 
     def __reduce__(self) -> Any:
         """For another process of the same user, which maps it while this one lives and has not closed it."""
