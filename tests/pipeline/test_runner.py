@@ -1,5 +1,7 @@
 """How batches are handed out: each once, whatever comes between."""
 
+import threading
+import time
 import warnings
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from tests.pipeline.placing import WORKERS
 from tests.pipeline.support import Counted, count_to, numbers
 from torchdali import _warnings
+from torchdali.pipeline import _ahead
 from torchdali.report import Meter
 
 WAYS = [{}, WORKERS, {"stage_thread": False}]
@@ -73,3 +76,71 @@ def test_a_batch_that_was_made_and_not_handed_out_is_dropped_by_another_epoch(mo
                 pipeline.run()
         assert [numbers(batch)[0] for batch in pipeline] == [0, 4, 8]
         assert pipeline.epoch_idx == 1
+
+
+class Exclusive(Counted):
+    """Knows who is at work on it."""
+
+    def __init__(self, source, **options):
+        super().__init__(source, **options)
+        self.at_work, self.together, self.changes = 0, 0, 0
+
+    def work(self):
+        self.at_work += 1
+        self.together = max(self.together, self.at_work)
+        time.sleep(0.001)
+        self.at_work -= 1
+
+    def change(self):
+        self.work()
+        self.changes += 1
+        self._undisturbed(lambda: None)  # as load_state_dict() of a subclass may
+
+    def forward(self, batch):
+        self.work()
+        return batch
+
+
+def test_threads_that_change_the_module_at_the_same_time_do_it_one_after_the_other():
+    with Exclusive(count_to(160)) as pipeline:
+        batches = iter(pipeline)
+        next(batches)
+        changes = [lambda: pipeline._undisturbed(pipeline.change)] * 20
+        threads = [threading.Thread(target=lambda: [change() for change in changes], daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert sum(1 for _ in batches) == 39
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert (pipeline.together, pipeline.changes) == (1, 80)
+
+
+def interrupting(step):
+    """It is interrupted by Ctrl-C where that comes, which is in the main thread."""
+
+    def interrupted(*args):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return step(*args)
+
+    return interrupted
+
+
+@pytest.mark.parametrize(
+    ("holder", "step"),
+    [(_ahead, "_listen"), (_ahead._Control, "open"), (Exclusive, "work")],
+    ids=["before", "after", "in"],
+)
+def test_a_change_that_ctrl_c_ended_keeps_no_other_from_being_made(monkeypatch, holder, step):
+    with Exclusive(count_to(400)) as pipeline:
+        next(iter(pipeline))
+        with monkeypatch.context() as patched:
+            patched.setattr(holder, step, interrupting(getattr(holder, step)))
+            with pytest.raises(KeyboardInterrupt):
+                pipeline._undisturbed(pipeline.change)
+        before = pipeline.changes
+        pipeline._undisturbed(pipeline.change)
+        assert pipeline.changes == before + 1
+        pipeline.run()
+        assert pipeline.together == 1

@@ -37,6 +37,9 @@ Result = TypeVar("Result")
 IDLE_SECONDS = 5.0
 """After so long without a sign the thread looks by itself whether it is still wanted."""
 
+TURN_SECONDS = 0.005
+"""How long passes between two looks at whether another thread is done with what it does alone."""
+
 CHECK_SECONDS = 0.5
 """After so long without a batch the consumer looks whether the thread lives."""
 
@@ -75,12 +78,27 @@ class _Control:
         """Rung after a change to the attributes below."""
         # Written by the consumer:
         self.stopped = False
-        self.gate: _Gate | None = None
+        self._gate: dict[str, _Gate] = {}
         self.allowed = depth
         self.asked = 0
         # Written by the thread, and by the consumer while the thread waits at the gate:
         self.made = 0
         self.ends = 0
+
+    @property
+    def gate(self) -> _Gate | None:
+        """The one that is closed."""
+        return self._gate.get("closed")
+
+    def close(self, gate: _Gate) -> _Gate:
+        """Close a gate, unless one is closed; returns the one that is. One step, between two threads too."""
+        return self._gate.setdefault("closed", gate)
+
+    def open(self, gate: _Gate) -> None:
+        """Open it, if it is closed."""
+        if self.gate is gate:
+            self._gate.pop("closed", None)
+            gate.opened.put(None)
 
 
 class _Gate:
@@ -88,6 +106,8 @@ class _Gate:
 
     def __init__(self) -> None:
         self.thread = threading.current_thread()
+        self.entered = False
+        """Something is being done."""
         self.reached: SimpleQueue[None] = SimpleQueue()
         self.opened: SimpleQueue[None] = SimpleQueue()
 
@@ -217,8 +237,9 @@ class Ahead:
             PipelineStateError: the thread is not there any more.
         """
         control = self._control
-        if control.gate is not None and control.gate.thread is threading.current_thread():
-            control.gate = None  # Ctrl-C has left it closed; one of another thread is being used
+        gate = control.gate
+        if gate is not None and gate.thread is threading.current_thread():
+            control.open(gate)  # Ctrl-C has left it closed; one of another thread is being used
         if self._taken is None:
             if self._at_end:
                 with deferred_interrupt():
@@ -266,19 +287,30 @@ class Ahead:
         return f"this {self._name} is closed, or the interpreter is at its end; make a new one"
 
     def alone(self, action: Callable[[], Result]) -> Result:
-        """Do something while the thread does nothing; waits for what it has in hand."""
+        """Do something while the thread does nothing; waits for what it has in hand, and for others who do something alone."""
         if threading.current_thread() is self._thread:
             return action()
         gate = _Gate()
         try:
-            self._control.gate = gate
-            self._control.bell.put(None)
-            while not _listen(gate.reached, CHECK_SECONDS) and self._thread.is_alive():
-                pass
+            if self._close(gate):
+                while not _listen(gate.reached, CHECK_SECONDS) and self._thread.is_alive():
+                    pass
+                gate.entered = True
             return action()
         finally:
-            self._control.gate = None
-            gate.opened.put(None)
+            self._control.open(gate)
+
+    def _close(self, gate: _Gate) -> bool:
+        """Close a gate; whether that was to be done, and is not the case already, by who called this."""
+        while (closed := self._control.close(gate)) is not gate:
+            if closed.thread is not gate.thread:
+                time.sleep(TURN_SECONDS)
+            elif closed.entered:
+                return False
+            else:
+                self._control.open(closed)  # Ctrl-C has left it closed
+        self._control.bell.put(None)
+        return True
 
     def forget(self) -> None:
         """Drop what is ahead and begin again; only within :meth:`alone`."""

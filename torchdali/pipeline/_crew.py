@@ -188,10 +188,9 @@ class Crew:
         if worker is None:
             worker = max(self._pool.living or self._free, key=lambda index: len(self._free[index]))
         slot = self._free[worker].pop(0)
-        for work in self._given_up:
-            if work.job.arrived:
-                self._perhaps[work.worker].append(work)
-        self._given_up = [work for work in self._given_up if not work.job.arrived]
+        given_up, self._given_up = self._given_up, []
+        for work in given_up:
+            (self._perhaps[work.worker] if work.job.arrived else self._given_up).append(work)
         number = next(self._numbers)
         try:
             copied = self._copied.pop((worker, slot), None)
