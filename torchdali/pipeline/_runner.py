@@ -232,6 +232,7 @@ class Runner:
 
     def join(self) -> bool:
         """Wait for what is being made, though not for long, and drop it; whether nothing is being made any more."""
+        self._made = None
         return self._ahead is None or self._ahead.join()
 
     def count(self, statistics: PipelineStatistics) -> None:
