@@ -176,7 +176,7 @@ class Stage:
             return batch
         first = key.number * key.batch_size
         indices = np.arange(first, first + length_of(batch, key.batch_size))
-        context = BatchContext(key.seed, key.epoch, key.number, indices, self.device, self._threads)
+        context = BatchContext(key.seed, key.epoch, key.number, indices, self.device, self._threads, calls={})
         measured = contextlib.nullcontext() if self.stopwatch is None else self.stopwatch.whole()
         with self._seeded(key), batch_context(context), measured:
             if isinstance(batch, (tuple, list)) and self._unpacks(len(batch)):

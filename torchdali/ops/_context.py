@@ -40,6 +40,8 @@ class BatchContext(NamedTuple):
     """Pixels that workers have decoded already, and where decoders note what they were given; None: nothing is shared out."""
     following: Any = None
     """A :class:`~torchdali.ops._foresight.Following`, where operators note their calls and find what was foreseen of them."""
+    calls: dict[int, int] | None = None
+    """How often each transform was called for the batch so far, by its number in the pipeline; None: that is not counted."""
 
 
 _current: ContextVar[BatchContext | None] = ContextVar("torchdali_batch", default=None)

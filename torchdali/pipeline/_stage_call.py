@@ -71,6 +71,7 @@ class StageCall:
             draws,
             decoded,
             following,
+            {},
         )
         self._generators.seed(DrawKey(pipeline.seed, batch.epoch, _FORWARD_STREAM, batch.iteration))
         try:

@@ -143,6 +143,8 @@ class Stopwatch:
             decodes = isinstance(part, DecodeImage)
             if isinstance(part, DecodeImage):
                 self.decoders.append(part)
+            if isinstance(part, torch.jit.ScriptModule):  # which takes no hooks
+                continue
             if part in children or decodes:
                 spent = [self._decoding] if decodes else []
                 if part in children:
