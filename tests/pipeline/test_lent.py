@@ -103,6 +103,32 @@ def test_what_is_not_known_to_be_kept_is_held_for_some_batches_at_most():
         assert 1 <= sum(map(len, pipeline._staff.crew._perhaps.values())) <= 8
 
 
+@pytest.mark.filterwarnings("ignore:worker .* was killed:RuntimeWarning")
+@pytest.mark.parametrize("policy", ["raise", "restart"])
+def test_what_is_kept_of_batches_that_raised_stays_too_however_many_there_are(policy):
+    raises = range(1, 40)
+    options = {"most": 40, "raises": raises, "placement": "workers", "gpu_workers": 1, "on_worker_death": policy}
+    *raised, kept = outcomes(Notes(numbered(160), **options))
+    assert raised == [f"call {number}" for number in raises]
+    assert kept == list(range(0, 160, 4))
+
+
+class Notes(Keeps):
+    """Says what all that it keeps holds, and how many descriptors the process has."""
+
+    def forward(self, batch):
+        super().forward(batch)
+        return [int(kept[0].max()) for kept in self.kept], len(os.listdir("/proc/self/fd"))
+
+
+def test_inputs_that_are_kept_cost_no_descriptor_each():
+    options = {"most": 400, "placement": "workers", "gpu_workers": 1, "on_worker_death": "restart"}
+    with Notes(numbered(1200, width=2000), **options) as pipeline:
+        found = list(pipeline)
+    assert [kept for kept, _ in found] == [list(range(0, 4 * number + 1, 4)) for number in range(300)]
+    assert max(count for _, count in found) < 150
+
+
 class Overwrites(Pipeline):
     """Writes to its inputs, and dies of some batches when it has, once each."""
 

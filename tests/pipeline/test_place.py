@@ -1,11 +1,14 @@
 """Where a pipeline is in its epochs, and which part of them it reads."""
 
+import contextlib
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 import torchdali
-from torchdali import ExternalSource, PipelineStateError, ops
+from torchdali import ExternalSource, PipelineStateError, _warnings, ops
 from torchdali.pipeline._ahead import Ahead
 from torchdali.source import Reader
 from torchdali.source._feed import ParallelFeed
@@ -226,13 +229,10 @@ def test_an_epoch_can_be_named_and_repeated():
 @pytest.mark.parametrize("name", ["restore", "set_epoch"])
 @pytest.mark.parametrize(
     ("holder", "step", "stage_thread"),
-    [(Ahead, "alone", True), (Ahead, "_await", True), (Reader, "reset", False), (ParallelFeed, "receive", False)],
+    [(Ahead, "alone", True), (Ahead, "_await", True), (Reader, "_finish", False), (ParallelFeed, "receive", False)],
 )
 def test_ctrl_c_before_the_first_batch_forgets_no_place(monkeypatch, name, holder, step, stage_thread):
     """In the middle of an epoch, while the next one is begun or its first batch is waited for."""
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
 
     with make(stage_thread=stage_thread) as pipeline:
         pipeline.run()
@@ -255,9 +255,6 @@ def test_a_batch_that_ctrl_c_took_back_is_not_behind_the_checkpoint(monkeypatch)
     with make() as pipeline:
         first, *_ = pipeline.run()
 
-        def interrupted(self):
-            raise KeyboardInterrupt
-
         with monkeypatch.context() as patched:
             patched.setattr(Ahead, "advance", interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -269,3 +266,124 @@ def test_a_batch_that_ctrl_c_took_back_is_not_behind_the_checkpoint(monkeypatch)
         pipeline.restore(checkpoint)
         again, *_ = pipeline.run()
     assert torch.equal(again, second)
+
+
+def place(pipeline):
+    checkpoint = pipeline.checkpoint()
+    return checkpoint["epoch"], checkpoint["samples"], checkpoint["finished"]
+
+
+def passed(pipeline):
+    numbers, epochs, *_ = pipeline.run()
+    return int(epochs[0]), int(numbers[0])
+
+
+@pytest.mark.parametrize("stage_thread", [True, False])
+def test_batches_of_a_restored_place_count_also_without_an_iteration(stage_thread):
+    with make(stage_thread=stage_thread) as pipeline:
+        pipeline.restore({"version": 1, "epoch": 2, "samples": 6, "finished": False, "seed": 3})
+        assert passed(pipeline) == (2, 6)
+        assert place(pipeline) == (2, 8, False)
+
+
+@pytest.mark.parametrize("stage_thread", [True, False])
+def test_ctrl_c_while_the_next_epoch_is_begun_leaves_nothing_of_the_last_one_in_the_checkpoint(
+    monkeypatch, stage_thread
+):
+    with make(stage_thread=stage_thread) as pipeline:
+        assert len(list(pipeline)) == 6
+        with monkeypatch.context() as patched:
+            patched.setattr(Reader, "_finish", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.reset()
+        assert place(pipeline) == (1, 0, False)
+        assert passed(pipeline) == (1, 0)
+
+
+@pytest.mark.parametrize("stage_thread", [True, False])
+def test_a_place_is_gone_to_once_also_where_a_warning_about_it_is_an_error(monkeypatch, stage_thread):
+    with make(stage_thread=stage_thread) as pipeline:
+        pipeline.run()
+        pipeline.set_epoch(5)
+        with monkeypatch.context() as patched, warnings.catch_warnings():
+            patched.setattr(Reader, "_revive", lambda self: _warnings.warn("others have died"))
+            warnings.simplefilter("error")
+            with pytest.raises(UserWarning, match="others have died"):
+                pipeline.reset()
+        assert passed(pipeline) == (5, 0)
+        assert place(pipeline) == (5, 2, False)
+        assert next(iter(pipeline))[1].tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("stage_thread", [True, False])
+@pytest.mark.parametrize("begin", [lambda pipeline: next(iter(pipeline)), lambda pipeline: pipeline.run()])
+def test_going_to_a_place_that_was_broken_off_is_begun_again(stage_thread, begin):
+    """Here while what was read is passed over."""
+    broken = []
+
+    def items():
+        for number in range(11):
+            if number == 3 and not broken:
+                broken.append(number)
+                raise KeyboardInterrupt
+            yield np.int64(number), np.int64(2), np.float64(0)
+
+    source = ExternalSource(items, num_outputs=3, batch=False, parallel=False)
+    with Drawing(source, batch_size=2, stage_thread=stage_thread) as pipeline:
+        pipeline.restore({"version": 1, "epoch": 2, "samples": 6, "finished": False, "seed": 3})
+        with pytest.raises(KeyboardInterrupt):
+            begin(pipeline)
+        assert place(pipeline) == (2, 6, False)
+        assert [begin(pipeline)[0].tolist(), *(numbers.tolist() for numbers, *_ in rest(pipeline))] == [
+            [6, 7],
+            [8, 9],
+            [10],
+        ]
+        assert place(pipeline) == (2, 12, True)
+
+
+@pytest.mark.parametrize("stage_thread", [True, False])
+def test_epochs_that_begin_by_themselves_count_from_their_beginning(stage_thread):
+    items = [(np.int64(number), np.int64(0), np.float64(0)) for number in range(11)]
+    source = ExternalSource(items, num_outputs=3, batch=False, parallel=False, cycle="raise")
+    with Drawing(source, batch_size=2, stage_thread=stage_thread) as pipeline:
+        for epoch in range(3):
+            assert passed(pipeline) == (0, 0)
+            assert place(pipeline) == (epoch, 2, False)
+            assert len(list(rest(pipeline))) == 5
+            assert place(pipeline) == (epoch, 12, True)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("stage_thread", [True, False])
+def test_a_batch_that_raised_counts_and_one_that_comes_again_does_not(stage_thread, parallel):
+    class OddError(BaseException):
+        pass
+
+    def source(info):
+        if info.idx_in_epoch == 3:
+            raise OddError
+        return Numbers()(info)
+
+    with make(source, parallel=parallel, stage_thread=stage_thread) as pipeline:
+        pipeline.run()
+        with pytest.raises(OddError):
+            pipeline.run()
+        assert place(pipeline) == (0, 4, False)
+        forward, pipeline.forward = pipeline.forward, interrupted
+        pipeline.reset()
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run()
+        assert place(pipeline) == (1, 0, False)
+        pipeline.forward = forward
+
+
+def rest(pipeline):
+    """The batches up to the end of the epoch."""
+    with contextlib.suppress(StopIteration):
+        while True:
+            yield pipeline.run()
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt

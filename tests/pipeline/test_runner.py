@@ -144,3 +144,23 @@ def test_a_change_that_ctrl_c_ended_keeps_no_other_from_being_made(monkeypatch, 
         assert pipeline.changes == before + 1
         pipeline.run()
         assert pipeline.together == 1
+
+
+def test_who_changes_the_module_all_the_time_keeps_no_other_thread_waiting():
+    with Counted(count_to(4000), seconds=0.01) as pipeline:
+        next(iter(pipeline))
+        changes, end = [0], threading.Event()
+
+        def change():
+            while not end.is_set():
+                pipeline.train()
+                changes[0] += 1
+
+        thread = threading.Thread(target=change, daemon=True)
+        thread.start()
+        for _ in range(5):
+            before = changes[0]
+            pipeline.eval()
+            assert changes[0] - before < 500
+        end.set()
+        thread.join()

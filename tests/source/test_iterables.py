@@ -11,7 +11,7 @@ import torch
 from tests.pool.support import Tally, wait_until
 from tests.source.support import epoch, firsts, numbers, values
 from torchdali import worker_info
-from torchdali.source import ExternalSource
+from torchdali.source import BatchInfo, ExternalSource
 
 
 class Batches:
@@ -164,3 +164,47 @@ def test_samples_of_equal_shape_lie_in_one_block_and_others_do_not(make_reader):
     ragged = [reader.next().outputs[0] for _ in range(3)][-1]
     assert ragged.block is None
     assert [len(sample) for sample in ragged] == [1, 2, 3, 4]
+
+
+class Raising:
+    """Goes on behind what it raises."""
+
+    def __init__(self, item=lambda number: [np.array([number])] * 4):
+        self.item = item
+
+    def __iter__(self):
+        return map(self.checked, range(6))
+
+    def checked(self, number):
+        if number == 1:
+            raise LookupError("the second")
+        return self.item(number)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_what_was_raised_before_the_place_that_is_gone_to_is_not_raised_again(make_reader, parallel):
+    reader = make_reader(in_a_worker(Raising(), parallel=parallel))
+    assert int(reader.next().outputs[0][0][0]) == 0
+    with pytest.raises(LookupError):
+        reader.next()
+    assert int(reader.next().outputs[0][0][0]) == 2
+    reader.reset(BatchInfo(3, 1))
+    assert [int(batch.outputs[0][0][0]) for batch in epoch(reader)] == [3, 4, 5]
+
+
+def test_a_batch_that_raised_used_up_what_it_had_read_until_then(make_reader):
+    def seen(reader):
+        found = []
+        while True:
+            try:
+                found.append([int(sample) for sample in reader.next().outputs[0]])
+            except LookupError:
+                found.append("raised")
+            except StopIteration:
+                return found
+
+    reader = make_reader(ExternalSource(Raising(np.array), batch=False, parallel=False), batch_size=2)
+    assert seen(reader) == ["raised", [2, 3], [4, 5]]
+    for first in range(1, 3):
+        reader.reset(BatchInfo(first, 1))
+        assert seen(reader) == [[2, 3], [4, 5]][first - 1 :]

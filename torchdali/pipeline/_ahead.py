@@ -78,7 +78,7 @@ class _Control:
         """Rung after a change to the attributes below."""
         # Written by the consumer:
         self.stopped = False
-        self._gate: dict[str, _Gate] = {}
+        self._gates: deque[_Gate] = deque()
         self.allowed = depth
         self.asked = 0
         # Written by the thread, and by the consumer while the thread waits at the gate:
@@ -88,17 +88,26 @@ class _Control:
     @property
     def gate(self) -> _Gate | None:
         """The one that is closed."""
-        return self._gate.get("closed")
+        with contextlib.suppress(IndexError):  # another thread may have opened it since somebody looked
+            return self._gates[0]
+        return None
 
-    def close(self, gate: _Gate) -> _Gate:
-        """Close a gate, unless one is closed; returns the one that is. One step, between two threads too."""
-        return self._gate.setdefault("closed", gate)
+    def close(self, gate: _Gate) -> None:
+        """Close a gate; it is the one that is closed when those before it are open."""
+        self._gates.append(gate)
 
     def open(self, gate: _Gate) -> None:
-        """Open it, if it is closed."""
-        if self.gate is gate:
-            self._gate.pop("closed", None)
-            gate.opened.put(None)
+        """Open it, if it is not."""
+        with contextlib.suppress(ValueError):
+            self._gates.remove(gate)
+        gate.opened.put(None)
+
+    def left(self) -> None:
+        """Open those that Ctrl-C has left closed in the thread that calls this; what others are doing goes on."""
+        thread = threading.current_thread()
+        for gate in list(self._gates):
+            if gate.thread is thread:
+                self.open(gate)
 
 
 class _Gate:
@@ -120,8 +129,9 @@ def _work(control: _Control, ahead: weakref.ref[Ahead]) -> None:
         idle = control.made >= control.allowed or control.ends > control.asked
         # Between two gates something is done, if there is anything to do: else who closes one after the other in a thread of
         # his own would have the consumer wait for ever.
-        if control.gate is not None and (idle or not waited):
-            _wait_at(control.gate, control)
+        gate = control.gate
+        if gate is not None and (idle or not waited):
+            _wait_at(gate, control)
             waited = True
         elif idle:
             _listen(control.bell, IDLE_SECONDS)
@@ -237,24 +247,24 @@ class Ahead:
             PipelineStateError: the thread is not there any more.
         """
         control = self._control
-        gate = control.gate
-        if gate is not None and gate.thread is threading.current_thread():
-            control.open(gate)  # Ctrl-C has left it closed; one of another thread is being used
-        if self._taken is None:
+        control.left()
+        while (taken := self._taken) is None:
             if self._at_end:
                 with deferred_interrupt():
                     self._at_end = False
                     control.asked += 1
                     control.bell.put(None)
             self._await()
-            with deferred_interrupt():  # Ctrl-C before this loses nothing, nor does it after
-                self._taken = self._outcomes.popleft()
+            # Ctrl-C before this loses nothing, nor does it after; another thread may have dropped what is ahead meanwhile.
+            with deferred_interrupt(), contextlib.suppress(IndexError):
+                taken = self._taken = self._outcomes.popleft()
                 with contextlib.suppress(Empty):
                     self._bell.get_nowait()
-                self._at_end = self._taken.last
+                self._at_end = taken.last
                 control.allowed += 1
                 control.bell.put(None)
-        return self._taken
+                return taken
+        return taken
 
     def advance(self) -> None:
         """Let go of the outcome that :meth:`peek` gave."""
@@ -302,14 +312,16 @@ class Ahead:
 
     def _close(self, gate: _Gate) -> bool:
         """Close a gate; whether that was to be done, and is not the case already, by who called this."""
-        while (closed := self._control.close(gate)) is not gate:
-            if closed.thread is not gate.thread:
-                time.sleep(TURN_SECONDS)
-            elif closed.entered:
-                return False
-            else:
-                self._control.open(closed)  # Ctrl-C has left it closed
-        self._control.bell.put(None)
+        control, closed = self._control, self._control.gate
+        if closed is not None and closed.thread is gate.thread and closed.entered:
+            return False
+        control.left()
+        control.close(gate)
+        while (closed := control.gate) is not gate:
+            if closed is not None and not closed.thread.is_alive():
+                control.open(closed)
+            time.sleep(TURN_SECONDS)
+        control.bell.put(None)
         return True
 
     def forget(self) -> None:

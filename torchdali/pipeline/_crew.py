@@ -9,7 +9,6 @@ nothing that the user holds belongs to another process.
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from torchdali.errors import WorkerDiedError
 from torchdali.pipeline._device_memory import OpenedMemory
 from torchdali.pipeline._parcel import pack_batch, span_of, unpack_outputs
 from torchdali.pipeline._slots import OnDevice, Slot, view_of
-from torchdali.pipeline._stage_worker import StageFunction, StageItem, StageReply, Stale, pack_module
+from torchdali.pipeline._stage_worker import Question, StageFunction, StageItem, StageReply, Stale, pack_module
 from torchdali.pool import Job, Memory, PoolStatistics, Raised, WorkerPool
 from torchdali.source import SourceBatch
 
@@ -33,7 +32,8 @@ _SLOTS = IN_HAND + 1
 
 
 _UNTOLD = 8
-"""Batches that are held for a worker that may have kept inputs of them, which it cannot tell where the stage raised."""
+"""Batches that are held for a worker that may have kept inputs of them, which it does not tell where the stage raised; it is
+asked when there are so many."""
 
 
 class Work(NamedTuple):
@@ -114,7 +114,7 @@ class Crew:
         self._numbers = itertools.count()
         self._kept = {worker: dict[int, SourceBatch]() for worker in range(size)}
         """Batches of which a worker has inputs, as it says, by worker and number."""
-        self._perhaps = {worker: deque[Work](maxlen=_UNTOLD) for worker in range(size)}
+        self._perhaps = {worker: list[Work]() for worker in range(size)}
         """It may have some of these too; its next reply tells."""
         self._version = 0
         self._module: bytes | None = None
@@ -250,12 +250,14 @@ class Crew:
             (reply,) = self._collect(work)
             if isinstance(reply, Raised):
                 self._perhaps[worker].append(work)
+                if len(self._perhaps[worker]) >= _UNTOLD:
+                    self._ask(worker)
                 raise reply.exception
             if isinstance(reply, Stale):
                 self._has.pop(worker, None)
             else:
                 self._has[worker] = work.version
-                self._note_kept(work, reply.holds)
+                self._note_kept(worker, reply.holds, work)
                 try:
                     made = self._take(reply, worker, slot, pipeline.device)
                 finally:  # of what was begun before it raised, too
@@ -275,9 +277,14 @@ class Crew:
             self._forget_kept(work.worker)
             raise
 
-    def _note_kept(self, work: Work, numbers: tuple[int, ...]) -> None:
-        worker = work.worker
-        known = {**self._kept[worker], **{other.number: other.batch for other in (*self._perhaps[worker], work)}}
+    def _ask(self, worker: int) -> None:
+        """Ask a worker what it has kept; it answers when it is done with what it has in hand."""
+        (numbers,) = self._pool.collect(self._pool.submit(0, [Question()], worker=worker))
+        if not isinstance(numbers, Raised):  # it has died; then it has nothing, as is found out in its turn
+            self._note_kept(worker, numbers)
+
+    def _note_kept(self, worker: int, numbers: tuple[int, ...], *works: Work) -> None:
+        known = {**self._kept[worker], **{other.number: other.batch for other in (*self._perhaps[worker], *works)}}
         self._kept[worker] = {number: known[number] for number in numbers if number in known}
         self._perhaps[worker].clear()
 

@@ -26,6 +26,9 @@ Value = TypeVar("Value", torch.Tensor, TensorList)
 
 _SMALL = 1 << 16
 
+_MOST_MAPPINGS = 64
+"""Of views that somebody has: each mapping costs the process a descriptor, of which it may have a thousand."""
+
 
 class LentMemory:
     """A memory of which views are counted, batch by batch.
@@ -52,7 +55,11 @@ class LentMemory:
 
     def view(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """As :meth:`Memory.view`; who makes a tensor of it holds it."""
-        return self._count(self.memory.copy_on_write(offset, nbytes)) if self._private else self.shared(offset, nbytes)
+        if not self._private:
+            return self.shared(offset, nbytes)
+        if sum(map(len, self._views.values())) >= _MOST_MAPPINGS:
+            return self.memory.view(offset, nbytes).copy()
+        return self._count(self.memory.copy_on_write(offset, nbytes))
 
     def shared(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """As :meth:`view`, of the very pages that the workers wrote to: CUDA may have pinned them."""

@@ -199,7 +199,13 @@ class Pipeline(Place, Reporting, nn.Module):
         self.start_py_workers()
         if self._state != "started":
             return
-        device = resolve_device(self._request, stacklevel=_stacklevel + 1)
+        if self._runner is None:
+            self._runner = self._make_runner(_stacklevel + 1)
+        self._begin_epoch(self._runner, stacklevel=_stacklevel + 1, first=True)
+        self._state = "built"
+
+    def _make_runner(self, stacklevel: int) -> Runner:
+        device = resolve_device(self._request, stacklevel=stacklevel + 1)
         if self._anchor.device.type == "cpu":  # else `.to()` was called, which says more than the constructor
             super()._apply(lambda tensor: tensor.to(device))  # type: ignore[no-untyped-call]  # the stage's processes know of it
         crew, pinned = self._staff.crew, self._staff.pinned
@@ -209,7 +215,7 @@ class Pipeline(Place, Reporting, nn.Module):
         adapt_modules(self)
         if crew is None:  # else it is measured there
             self._stopwatch = Stopwatch(self._measured(), cuda=self.device.type == "cuda", name=self._name)
-        self._runner = Runner(
+        return Runner(
             self,
             self._reader,
             self._turns,
@@ -222,8 +228,6 @@ class Pipeline(Place, Reporting, nn.Module):
             meter=self._meter,
             crew=crew,
         )
-        self._state = "built"
-        self._begin_epoch(self._reader.reset)
 
     def _measured(self) -> nn.Module:
         return self
@@ -320,9 +324,8 @@ class Pipeline(Place, Reporting, nn.Module):
         initialised. A batch that the stage is at work on is waited for, and dropped.
         """
         self._require_open()
-        runner = self._runner
-        if runner is not None:
-            self._begin_epoch(lambda at: runner.reset(at, stacklevel=_stacklevel + 3))
+        if self._runner is not None:
+            self._begin_epoch(self._runner, stacklevel=_stacklevel + 1)
 
     # --- as a module --------------------------------------------------------------------------------------------------
 

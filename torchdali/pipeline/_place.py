@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from torchdali.errors import PipelineStateError
@@ -108,12 +107,15 @@ class Place:
         if self._jump is None or self._jump.epoch_idx != epoch:  # else restore() has said more
             self._jump = BatchInfo(0, epoch)
 
-    def _begin_epoch(self, begin: Callable[[BatchInfo | None], None]) -> None:
-        """Have an epoch begun: that of :meth:`set_epoch` or :meth:`restore`, which is forgotten once that is done."""
+    def _begin_epoch(self, runner: Runner, *, stacklevel: int, first: bool = False) -> None:
+        """Have an epoch begun: that of :meth:`set_epoch` or :meth:`restore`, which is forgotten once that is sure."""
         jump = self._jump
-        begin(jump)
-        if self._jump is jump:
-            self._jump = None
+
+        def begun() -> None:
+            if self._jump is jump:
+                self._jump = None
+
+        runner.reset(jump, begun, stacklevel=stacklevel + 1, first=first)
 
     def checkpoint(self) -> dict[str, Any]:
         """Where the consumer is: numbers that :meth:`restore` takes, of this pipeline or of one in another process.

@@ -184,7 +184,9 @@ class Producer(BatchMaker):
                 batch = self._read()
         except StopIteration:
             return Outcome(error=StopIteration(), last=True)  # without a traceback, which would refer to all this
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             return Outcome(error=error)
         pipeline = self._pipeline()
         if pipeline is None:  # dropped meanwhile; nobody will see this

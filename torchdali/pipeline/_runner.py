@@ -130,10 +130,13 @@ class Runner:
             ready = 0 if self._ahead is None else self._ahead.ready - 1
             self._meter.delivered(start, outcome.samples, causes, ready)
         del outcome
+        again = isinstance(error, KeyboardInterrupt)  # of forward, which gets this batch again
         with deferred_interrupt():  # last, since Ctrl-C would lose the batch from here on
             self._advance()
+            if self.at_end and not last:  # the source has begun another epoch by itself
+                self.taken = 0
             self._begun, self.at_end = True, last  # with it: a checkpoint must not count a batch that comes again
-            self.taken += not last
+            self.taken += not last and not again
         if error is None:
             return outputs
         try:
@@ -176,33 +179,52 @@ class Runner:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def reset(self, at: BatchInfo | None = None, *, stacklevel: int) -> None:
-        """Begin the next epoch, unless nothing of this one was handed out; or an epoch, and a batch of it, that is named."""
+    def reset(
+        self,
+        at: BatchInfo | None = None,
+        begun: Callable[[], None] = lambda: None,
+        *,
+        stacklevel: int,
+        first: bool = False,
+    ) -> None:
+        """Begin the next epoch, unless nothing of this one was handed out; or an epoch, and a batch of it, that is named.
+
+        Args:
+            at: that.
+            begun: called when it is sure that this will be so, whatever is raised after that, Ctrl-C included.
+            stacklevel: of warnings.
+            first: whether the reader is not yet anywhere.
+        """
         self._meter.begin()
         with collected_warnings() as collected:
             if self._ahead is None:
-                self._begin_again(at)
+                self._begin_again(at, begun, first=first)
             else:
-                self._ahead.alone(lambda: self._begin_again(at))
-        self.taken, self.at_end = self._reader.begun_at.iteration, False
+                self._ahead.alone(lambda: self._begin_again(at, begun, first=first))
         for text, category in collected:
             warnings.warn(text, category, stacklevel=stacklevel + 1)
 
-    def _begin_again(self, at: BatchInfo | None) -> None:
-        if self._crew is not None:
-            self._crew.revive()
-        if not self._begun and at in (None, self._reader.begun_at):  # what is ahead is this epoch's beginning
-            self._reader.revive()
-            return
+    def _begin_again(self, at: BatchInfo | None, begun: Callable[[], None], *, first: bool) -> None:
+        # What is ahead is this epoch's beginning, if nothing of it was handed out.
+        other = first or self._begun or at not in (None, self._reader.begun_at)
         with deferred_interrupt():
-            self._reader.reset(at)
-            self._producer.forget()
-            self._made = None
-            if self._ahead is not None:
-                self._ahead.forget()
-            self._begun = False
-            if self._handover is not None:
-                self._handover.synchronize()
+            if other:
+                self._reader.head_for(at)
+                self._producer.forget()
+                self._made = None
+                if self._ahead is not None:
+                    self._ahead.forget()
+                self._begun = False
+                if self._handover is not None:
+                    self._handover.synchronize()
+            self.taken, self.at_end = self._reader.begun_at.iteration, False
+            begun()
+        if self._crew is not None and not first:
+            self._crew.revive()
+        if other:
+            self._reader.reset()
+        else:
+            self._reader.revive()
 
     def undisturbed(self, action: Callable[[], Result]) -> Result:
         """Change the pipeline while the stage does nothing."""

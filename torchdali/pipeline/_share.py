@@ -160,8 +160,13 @@ class SharingReader:
 
     def reset(self, at: BatchInfo | None = None) -> None:
         """Begin the next epoch at its first sample; see :meth:`Reader.reset`."""
+        self.head_for(at)
         self._reader.reset(at)
+
+    def head_for(self, at: BatchInfo | None = None) -> None:
+        """The first part of :meth:`reset`; see :meth:`Reader.head_for`."""
         with deferred_interrupt():
+            self._reader.head_for(at)
             for held in self._held:
                 for job in (held.job, None if held.asked is None else held.asked[1]):
                     if job is not None:

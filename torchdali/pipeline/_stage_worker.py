@@ -34,7 +34,7 @@ from torchdali.pool._by_value import dumps
 from torchdali.source import Predecoded, SourceBatch
 from torchdali.tensorlist import TensorList
 
-__all__ = ["StageFunction", "StageItem", "StageReply", "Stale", "pack_module"]
+__all__ = ["Question", "StageFunction", "StageItem", "StageReply", "Stale", "pack_module"]
 
 _NOT_OF_THE_STAGE = frozenset({"_staff", "_reader", "_runner", "_turns", "_stopwatch", "_sources", "_meter"})
 """Attributes of a pipeline that stay where its workers and the consumer are."""
@@ -86,6 +86,10 @@ class StageReply(NamedTuple):
     """What decoding operators were given."""
     holds: tuple[int, ...]
     """Numbers of batches whose inputs somebody still has."""
+
+
+class Question(NamedTuple):
+    """In the place of a batch: asks of which ones inputs are kept."""
 
 
 class Stale(NamedTuple):
@@ -177,8 +181,10 @@ class StageFunction:
 
     # --- a batch ------------------------------------------------------------------------------------------------------
 
-    def __call__(self, item: StageItem) -> StageReply | Stale:
-        """Run the stage."""
+    def __call__(self, item: StageItem | Question) -> StageReply | Stale | tuple[int, ...]:
+        """Run the stage, or tell which batches' inputs are kept, by their numbers."""
+        if isinstance(item, Question):
+            return () if self._inputs is None else self._inputs.held()
         torch.set_grad_enabled(False)
         if item.version != self._version:
             if item.module is None:

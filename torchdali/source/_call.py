@@ -130,7 +130,12 @@ class IterableFunction(WorkerFunction):
             )
         try:
             while self._number < number and not self._ended:
-                self._next()
+                try:
+                    self._next()
+                except StopIteration:
+                    raise
+                except Exception:  # was raised in its turn
+                    continue
             if not self._ended:
                 return _check_batch(self._source, self._next(), info)
         except StopIteration:

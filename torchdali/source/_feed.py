@@ -203,8 +203,17 @@ class SerialFeed(Feed):
             return
         self._cycle.begin()
         with suppress(StopIteration):
-            for _ in range(iteration * (1 if self.source.batch else self.batch_size)):
-                next(self._cycle)
+            for _ in range(iteration):
+                self._pass_over(self._cycle)
+
+    def _pass_over(self, cycle: Cycle) -> None:
+        try:
+            for _ in range(1 if self.source.batch else self.batch_size):
+                next(cycle)
+        except StopIteration:
+            raise
+        except Exception:  # was raised in its turn, and ended its batch
+            return
 
     def receive(self, ticket: Any) -> Delivery:
         """Call the source."""

@@ -14,53 +14,23 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from torchdali._warnings import warn
 from torchdali.errors import WorkerDiedError
 from torchdali.pool import DEFAULT_BYTES_PER_ITEM, Job, Memory, PoolStatistics, WorkerPool, deferred_interrupt
+from torchdali.source._batch import SourceBatch
 from torchdali.source._call import worker_function
 from torchdali.source._external import ExternalSource
 from torchdali.source._feed import Delivery, Feed, IterableFeed, ParallelFeed, SerialFeed
 from torchdali.source._info import BatchInfo
 from torchdali.source._part import Part
-from torchdali.tensorlist import TensorList
 
-__all__ = ["LastBatch", "Predecoded", "Reader", "SourceBatch"]
+__all__ = ["LastBatch", "Reader"]
 
 LastBatch = Literal["partial", "drop"]
-
-
-class Predecoded(NamedTuple):
-    """What workers have made of some samples of one output, ahead of whoever is to make it of the others."""
-
-    output: int
-    """Number of the output among all of the sources."""
-    positions: npt.NDArray[np.int64]
-    """Of the samples in the batch, shape (K,), in ascending order."""
-    images: TensorList
-    """K results."""
-    settings: Any
-    """How they were made; whoever takes them compares it."""
-
-
-class SourceBatch(NamedTuple):
-    """The outputs of all sources for one batch."""
-
-    outputs: tuple[TensorList, ...]
-    indices: npt.NDArray[np.int64]
-    """Of the samples in the epoch."""
-    iteration: int
-    """Number of the batch in the epoch, among those of all ranks."""
-    epoch: int
-    decoded: Predecoded | None = None
-    begun: Sequence[Any] = ()
-    """What whoever looks ahead has begun with of it."""
-    foreseen: Any = None
-    """What is known of what will be done with it."""
 
 
 class _Pending:
@@ -149,6 +119,8 @@ class Reader:
         self.begun_at = BatchInfo(0, 0)
         """The first batch of this epoch that is read."""
         self._touched = False
+        self._unfinished = False
+        """A reset was begun, and the feeds are not where it is to be yet."""
         self._ended = False
         self._restarts = False
         self._told = False
@@ -242,7 +214,7 @@ class Reader:
         Returns:
             What is waited for, for people; empty when ``peek`` need not wait.
         """
-        if self._ready is not None or self._ended:
+        if self._ready is not None or self._ended or self._unfinished:
             return ""
         with contextlib.suppress(WorkerDiedError):  # peek() raises it
             self._prefetch_if_possible()
@@ -280,6 +252,8 @@ class Reader:
         """
         if self._ready is not None:
             return self._ready
+        if self._unfinished:  # it was broken off, by Ctrl-C or by what a source raised
+            self._finish()
         if self._ended and self._restarts and self._told:
             self.reset()
         if self._ended:
@@ -324,16 +298,29 @@ class Reader:
         Args:
             at: the epoch, and the batch of it, to begin at instead.
         """
+        self.head_for(at)
+        self._finish()
+
+    def head_for(self, at: BatchInfo | None = None) -> None:
+        """The first part of :meth:`reset`, which neither waits nor raises: whatever breaks off the rest, that is where to go."""
+        with deferred_interrupt():
+            if self._touched or self._unfinished or at not in (None, self.begun_at):
+                if at is None:
+                    at = self.begun_at if self._unfinished else BatchInfo(0, self._epoch + 1)
+                self._unfinished = True
+                self._end()
+                self.begun_at = at
+                self._iteration, self._epoch = at
+                self._touched = False
+            self._ready = None
+
+    def _finish(self) -> None:
         self._revive()
-        if self._touched or at not in (None, self.begun_at):
-            self._end()
-            self.begun_at = BatchInfo(0, self._epoch + 1) if at is None else at
-            self._iteration, self._epoch = self.begun_at
-            self._touched = False
+        if self._unfinished:
             for feed in self._feeds:
-                feed.restart(self._iteration)
-        self._ready = None
+                feed.restart(self.begun_at.iteration)
         self._ended = self._restarts = self._told = False
+        self._unfinished = False
         self.prefetch()
 
     def revive(self) -> None:
