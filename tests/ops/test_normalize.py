@@ -116,6 +116,13 @@ def test_mistakes_are_named():
         Normalize(0.0, 0.0)(noise(1, 3, 4, 4))
     with pytest.raises(ValueError, match=r"std is \[-1.0\] for .*positive"):
         Normalize(None, -1.0)(noise(1, 3, 4, 4))
+    for name, values in (
+        ("mean", {"mean": torch.tensor([torch.nan])}),
+        ("mean", {"mean": torch.tensor([torch.nan]), "std": 1.0}),
+        ("std", {"mean": 0.0, "std": torch.tensor([torch.inf])}),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is .*finite"):
+            Normalize()(noise(1, 3, 4, 4), **values)
     with pytest.raises(ValueError, match="mean is given for 3 channels and std for 2"):
         Normalize([1.0, 2.0, 3.0], [1.0, 2.0])(noise(1, 3, 4, 4))
     with pytest.raises(ValueError, match="image 0 has 1 channels"):

@@ -254,3 +254,38 @@ def test_a_view_made_alone_is_the_one_made_with_all():
         alone = TensorList.from_flat(buffer()[3:], [(2, 2)] * 3, offsets=[7, 0, 30], order=(1, 0))[position]
         assert torch.equal(alone, list(whole)[position])
         assert alone.T.reshape(-1).tolist() == [n + 3 + [7, 0, 30][position] for n in range(4)]
+
+
+def test_samples_without_elements_have_a_buffer_of_none():
+    boxes = TensorList.from_batch(torch.zeros(3, 0, 4))
+    assert boxes.flat is not None
+    assert (boxes.flat.numel(), boxes.offsets.tolist()) == (0, [0, 0, 0])
+    for other in (boxes.pack(), boxes.contiguous(), boxes.clone(), boxes[[2, 0, 2]]):
+        assert [tuple(box.shape) for box in other] == [(0, 4)] * 3
+    assert boxes.pad(size=(2, 4)).shape == (3, 2, 4)
+
+
+@pytest.mark.parametrize("copied", [TensorList.clone, lambda batch: batch.to(torch.float32, copy=True)])
+def test_copies_of_a_selection_with_repeats_share_nothing(copied):
+    batch = TensorList.from_flat(torch.arange(6.0), np.array([[3], [3]]))
+    for repeated in (batch[[0, 0, 1]], TensorList([*batch, batch[0]]).pack()[[2, 1, 2]]):
+        apart = copied(repeated)
+        values = [sample.tolist() for sample in apart]
+        apart[0].add_(100)
+        assert [sample.tolist() for sample in apart][1:] == values[1:]
+        tensor = repeated.as_tensor()
+        tensor[0].add_(100)
+        assert tensor.tolist()[1:] == values[1:]
+
+
+def test_an_empty_batch_of_known_shape_keeps_it():
+    none = TensorList.from_batch(torch.zeros(2, 3, 4), "HW")[:0]
+    for other in (
+        none.pack(),
+        none.contiguous(),
+        none.pack(16),
+        none.pack().clone(),
+        none.contiguous().to(torch.int64),
+    ):
+        assert other.as_tensor().shape == (0, 3, 4)
+        assert other.layout == "HW"

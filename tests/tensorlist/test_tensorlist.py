@@ -1,3 +1,5 @@
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -306,3 +308,37 @@ def test_a_stream_that_is_recorded_keeps_memory_from_being_used_again():
     assert torch.zeros(1 << 20, device="cuda").data_ptr() != address
     stream.synchronize()
     assert total.item() == 1 << 19
+
+
+def test_an_array_that_numpy_makes_of_a_batch_is_its_own():
+    batch = TensorList.from_batch(torch.zeros(3, 2))
+    for array in (np.array(batch), np.array(batch, copy=True), np.array(batch, np.float64)):
+        array[:] = 7
+        assert batch.as_tensor().sum() == 0
+    assert np.asarray(batch).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "other", [np.float32(2), np.int64(2), np.float64(2), np.array([2, 2]), np.full((3, 2), 2.0)], ids=repr
+)
+def test_operators_with_what_is_numpys_give_tensors(other):
+    batch = TensorList(list(torch.arange(6.0).view(3, 2)))
+    for symbol in (operator.add, operator.sub, operator.mul, operator.truediv):
+        for left, right in ((batch, other), (other, batch)):
+            made = symbol(left, right)
+            expected = symbol(*(torch.as_tensor(np.asarray(value)) for value in (left, right)))
+            assert isinstance(made, torch.Tensor)
+            assert torch.equal(made.double(), expected.double())
+
+
+def test_numpy_s_integers_are_sizes_as_others_are():
+    batch = TensorList([torch.zeros(3, 5, 6), torch.zeros(3, 7, 2)], "CHW")
+    assert batch.pad(size=np.int64(8)).shape == batch.pad(size=8).shape == (2, 3, 8, 8)
+    assert batch.pad(multiple_of=np.int32(4)).shape == batch.pad(multiple_of=4).shape == (2, 3, 8, 8)
+
+
+def test_arguments_by_name_are_taken_as_those_by_place():
+    batch = TensorList([torch.zeros(2), torch.ones(3)])
+    assert batch.to(other=torch.zeros(1, dtype=torch.int64)).dtype == torch.int64
+    for join in (torch.cat, torch.concat, torch.concatenate):
+        assert join(batch).tolist() == join(tensors=batch).tolist() == [0, 0, 1, 1, 1]

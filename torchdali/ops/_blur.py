@@ -63,7 +63,7 @@ class Blur(Step):
         to = self.dtype(image.dtype)
         if not ((self.sigma[position] > 0) & (self.radius[position] > 0)).any():
             return converted(image, to)
-        work = working_precision(image.dtype, precision)
+        work = working_precision(image.dtype, to, precision)
         values = image.to(work, memory_format=torch.contiguous_format)
         for axis in (0, 1):
             sigma, radius = float(self.sigma[position, axis]), int(self.radius[position, axis])

@@ -60,7 +60,8 @@ def normalization(
     Raises:
         ValueError: a deviation is not positive, or there are more means than deviations, or the reverse, and neither is one.
     """
-    require(std > 0, std, "std", "positive: it is divided by")
+    require(np.isfinite(mean), mean, "mean", "finite")
+    require((std > 0) & np.isfinite(std), std, "std", "positive and finite: it is divided by")
     if 1 not in (mean.shape[1], std.shape[1]) and mean.shape[1] != std.shape[1]:
         raise ValueError(
             f"mean is given for {mean.shape[1]} channels and std for {std.shape[1]}; give as many, or one number"
@@ -231,10 +232,11 @@ class Normalize(ImageOperator):
         means = factors = None
         if mean is not None:
             means = per_channel(mean, count, "mean")
+            require(np.isfinite(means), means, "mean", "finite")
             _check_channels(means, sizes)
         if std is not None:
             stds = self._std(std, count)
-            require(stds > 0, stds, "std", "positive: it is divided by")
+            require((stds > 0) & np.isfinite(stds), stds, "std", "positive and finite: it is divided by")
             _check_channels(stds, sizes)
             factors = self.scale / stds
         return means, factors

@@ -107,6 +107,7 @@ class ImageOperator(StepwiseOperator):
             arguments: instead of the module's own, each one value for all images or one for each.
 
         Returns:
-            A TensorList of the same layout; a tensor if a tensor was given.
+            A TensorList of the same layout; a tensor if a tensor was given. Where an image stays as it is, what is returned
+            may share its memory on the CPU.
         """
         return self._apply_steps(images, arguments)

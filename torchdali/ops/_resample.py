@@ -142,9 +142,10 @@ def full_precision(device_type: str) -> AbstractContextManager[Any]:
     return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
 
-def working_precision(dtype: torch.dtype, precision: torch.dtype) -> torch.dtype:
-    """The type to compute in: ``precision``, and float64 for images whose values float32 does not hold."""
-    return torch.float64 if dtype in (torch.int32, torch.int64, torch.float64) else precision
+def working_precision(dtype: torch.dtype, to: torch.dtype, precision: torch.dtype) -> torch.dtype:
+    """The type to compute in: ``precision``, and float64 for images, or results, whose values float32 does not hold."""
+    wide = dtype in (torch.int32, torch.int64, torch.float64) or to == torch.float64
+    return torch.float64 if wide else precision
 
 
 def converted(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -213,7 +214,7 @@ class Resample(Step):
             for dim, (length, result) in enumerate(zip((height, width), size, strict=True), 1):
                 values = values.index_select(dim, torch.from_numpy(nearest_pixels(length, result)).to(image.device))
         else:
-            work = working_precision(image.dtype, precision)
+            work = working_precision(image.dtype, to, precision)
             values = self._part(image, position, work)
             blurs = self.filter == "gaussian"  # the others leave an axis as it is whose length stays
             with full_precision(image.device.type):

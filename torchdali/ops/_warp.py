@@ -54,7 +54,7 @@ class Warp(Step):
         """One image, warped."""
         channels, height, width = image.shape
         to = self.dtype(image.dtype)
-        work = to if self.filter == "nearest" else working_precision(image.dtype, precision)
+        work = to if self.filter == "nearest" else working_precision(image.dtype, to, precision)
         values = converted(image, work)
         values = values.contiguous() if self.fill is None else self._framed(values)
         rows, columns = self.size[position].tolist()

@@ -74,6 +74,13 @@ def counts_of(shapes: Integers) -> Integers:
     return counts
 
 
+def overlap(offsets: Integers, counts: Integers) -> bool:
+    """Whether samples that begin at these places of one memory and have so many elements without gaps share any."""
+    order = np.argsort(offsets, kind="stable")
+    begins, ends = offsets[order], (offsets + counts)[order]
+    return bool((begins[1:] < ends[:-1]).any())
+
+
 def dense_strides(shapes: Integers, order: Order | None) -> Integers:
     """Strides in elements, (N, d), of samples without gaps whose dimensions lie in memory in this order."""
     count, dim = shapes.shape

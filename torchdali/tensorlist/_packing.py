@@ -69,7 +69,7 @@ def gather_flat(
 
 def _each(argument: int | Sequence[int] | None, layout: str, dim: int, name: str) -> list[int | None]:
     """An argument for each dimension; one number is for all but channels."""
-    if argument is None or isinstance(argument, int):
+    if argument is None or isinstance(argument, (int, np.integer)):
         channels = layout.find("C")
         values: list[Any] = [None if axis == channels else argument for axis in range(dim)]
     else:

@@ -26,9 +26,16 @@ def _binary(function: Callable[[Any, Any], Any], symbol: str) -> tuple[Callable[
     return forward, reflected
 
 
+_JOINING = (torch.stack, torch.cat, torch.concat, torch.concatenate)
+
+
 def _other(value: Any, symbol: str) -> Any:
     if isinstance(value, StandIn):
         return value._operand(symbol)
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, np.ndarray):
+        value = torch.as_tensor(value)
     return value if isinstance(value, (torch.Tensor, int, float, complex)) else NotImplemented
 
 
@@ -39,10 +46,13 @@ class StandIn:
 
     Raises:
         ValueError: the batch is empty or its shapes differ.
-        TypeError: the other operand is neither a number, a tensor nor a batch.
+        TypeError: the other operand is neither a number, a tensor, an array nor a batch.
     """
 
     __slots__ = ()
+
+    __array_priority__ = 1000
+    """What NumPy has on the left of an operator leaves the operation to the batch."""
 
     @abstractmethod
     def as_tensor(self) -> torch.Tensor:
@@ -62,7 +72,10 @@ class StandIn:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError("a TensorList cannot become an array without a copy; leave copy=False out")
-        return np.asarray(self.as_array(), dtype)
+        array = np.asarray(self.as_array(), dtype)
+        return (
+            array.copy() if copy else array
+        )  # NumPy, which asks for one, takes it that this is none of the batch's memory
 
     @classmethod
     def __torch_function__(
@@ -79,8 +92,11 @@ class StandIn:
                 return type(value)(dense(entry) for entry in value)
             return value
 
-        if function in (torch.stack, torch.cat) and arguments and isinstance(arguments[0], StandIn):
-            return function(list(arguments[0]), *arguments[1:], **(keywords or {}))
+        if function in _JOINING:
+            named = dict(keywords or {})
+            joined = arguments[0] if arguments else named.pop("tensors", None)
+            if isinstance(joined, StandIn):
+                return function(list(joined), *arguments[1:], **named)
         return function(*map(dense, arguments), **{key: dense(value) for key, value in (keywords or {}).items()})
 
     def _operand(self, symbol: str) -> torch.Tensor:

@@ -108,13 +108,20 @@ class Storage:
 
     @classmethod
     def _of_buffer(
-        cls, flat: torch.Tensor, offsets: Integers, shapes: Integers, order: Order | None = None, layout: str = ""
+        cls,
+        flat: torch.Tensor,
+        offsets: Integers,
+        shapes: Integers,
+        order: Order | None = None,
+        layout: str = "",
+        sample: tuple[int | None, ...] | None = None,
     ) -> Self:
-        """As :meth:`from_flat`, of what is known to fit."""
+        """As :meth:`from_flat`, of what is known to fit; with what is known of the samples of an empty batch."""
         made = cls.__new__(cls)
         made._set([None] * len(shapes), layout, flat.dtype, flat.device, complete=False, shapes=shapes)
         made._flat, made._offsets = flat, offsets
         made._order = tuple(range(shapes.shape[1])) if order is None else order
+        made._sample = sample
         return made
 
     @classmethod
@@ -274,7 +281,7 @@ class Storage:
         order = common_order(self.sizes[:1], self.strides[:1])
         if order is not None:
             length = int(np.prod(block.shape[1:], dtype=np.int64))
-            step = int(block.stride(0))
+            step = int(block.stride(0)) if length else 0  # samples of nothing lie nowhere
             self._flat = block.as_strided(((len(block) - 1) * step + length,), (1,))
             self._offsets = np.arange(len(block), dtype=np.int64) * step
             self._order = order

@@ -19,9 +19,12 @@ def parse_target(
     Raises:
         TypeError: an argument is none of them, or comes twice.
     """
-    unknown = sorted(set(named) - {"device", "dtype"})
+    positional = (*positional, *([named["other"]] if "other" in named else []))
+    unknown = sorted(set(named) - {"device", "dtype", "other"})
     if unknown:
-        raise TypeError(f"TensorList.to has no argument {unknown[0]!r}; it has device, dtype, non_blocking and copy")
+        raise TypeError(
+            f"TensorList.to has no argument {unknown[0]!r}; it has device, dtype, other, non_blocking and copy"
+        )
     device, dtype = named.get("device"), named.get("dtype")
     flags: list[bool] = []
     for value in positional:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchdali.tensorlist._metadata import counts_of, overlap
 from torchdali.tensorlist._packing import gather_flat, is_packed, padded, padded_shape
 from torchdali.tensorlist._stand_in import StandIn
 from torchdali.tensorlist._storage import Storage
@@ -26,7 +27,8 @@ class TensorList(Storage, StandIn):
     It behaves as a sequence of tensors; a slice, a list or array of positions, or a mask of bools takes some of them, which
     share the memory. Where all shapes agree it can stand for one tensor with the batch first: torch functions and
     arithmetic operators that get a ``TensorList`` take it as that (``torch.nn.functional.cross_entropy(logits, labels)``,
-    ``batch / 255``), and say so where shapes differ.
+    ``batch / 255``), and say so where shapes differ. Not so ``==``, which asks whether it is the same object
+    (``torch.eq(labels, 3)`` compares), nor an index of a tensor, which torch takes for several (``table[labels.as_tensor()]``).
 
     Args:
         tensors: one for each sample, of one dtype on one device.
@@ -174,7 +176,8 @@ class TensorList(Storage, StandIn):
             )
         if self._flat is not None and self._offsets is not None:
             steps = np.diff(self._offsets)
-            if len(steps) == 0 or (steps[0] >= 0 and bool((steps == steps[0]).all())):
+            # No less than a sample: else what is written to one of the rows would be in others as well.
+            if len(steps) == 0 or (steps[0] >= np.prod(self.sizes[0]) and bool((steps == steps[0]).all())):
                 step = int(steps[0]) if len(steps) else 1
                 shape, strides = self.sizes[0].tolist(), self.strides[0].tolist()
                 start = self._flat.storage_offset() + int(self._offsets[0])
@@ -237,13 +240,13 @@ class TensorList(Storage, StandIn):
         """Apply something that goes element by element to as few tensors as hold the batch."""
         if self._block is not None:
             return TensorList._of_block(function(self._block), self._layout)
-        if self._flat is not None and self._offsets is not None:
-            batch = self if self._flat.numel() <= 2 * self.numel() else self.pack()
-            assert batch._flat is not None
-            assert batch._offsets is not None
-            return TensorList._of_buffer(function(batch._flat), batch._offsets, self.sizes, batch._order, self._layout)
         if self._sample is not None:
             return TensorList._empty(self._sample, self._layout, dtype, device)
+        if self._flat is not None and self._offsets is not None:
+            apart = self._flat.numel() > 2 * self.numel() or overlap(self._offsets, counts_of(self.sizes))
+            batch = self.pack() if apart else self
+            assert batch._flat is not None and batch._offsets is not None  # noqa: PT018
+            return TensorList._of_buffer(function(batch._flat), batch._offsets, self.sizes, batch._order, self._layout)
         done = [function(tensor) for tensor in self._all()]
         return TensorList._trusted(done, self._layout, dtype, done[0].device if done else device, self._shapes)
 
@@ -278,7 +281,7 @@ class TensorList(Storage, StandIn):
         if is_packed(self, None, step):
             return self
         flat, offsets, order = gather_flat(self, None, step)
-        return TensorList._of_buffer(flat, offsets, self.sizes, order, self._layout)
+        return TensorList._of_buffer(flat, offsets, self.sizes, order, self._layout, self._sample)
 
     def contiguous(self) -> TensorList:
         """The samples in one buffer, one after another, each contiguous; itself when they are already.
@@ -292,7 +295,7 @@ class TensorList(Storage, StandIn):
         if self._block is not None:
             return TensorList._of_block(self._block.contiguous(), self._layout)
         flat, offsets, order = gather_flat(self, order)
-        return TensorList._of_buffer(flat, offsets, self.sizes, order, self._layout)
+        return TensorList._of_buffer(flat, offsets, self.sizes, order, self._layout, self._sample)
 
     @overload
     def pad(
