@@ -151,8 +151,17 @@ def test_missing_dali_is_said_with_what_to_do():
 # --- processes ------------------------------------------------------------------------------------------------------------
 
 
+def test_threads_of_openmp_keep_no_processor_busy_while_they_wait_where_all_run_on_the_cpu(settings, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for engine in ("torchdali", "torch", "dali"):
+        assert settings.environment(engine)["OMP_WAIT_POLICY"] == "passive"
+        assert "OMP_WAIT_POLICY" not in dataclasses.replace(settings, device="cuda:0").environment(engine)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "OMP_WAIT_POLICY" not in settings.environment("torch")
+
+
 def test_the_folder_with_dali_is_in_the_path_of_its_processes_alone(settings):
-    assert settings.environment("torchdali") == settings.environment("torch") == {}
+    assert "PYTHONPATH" not in settings.environment("torchdali") | settings.environment("torch")
     path = child_environment(settings.environment("dali"))["PYTHONPATH"].split(os.pathsep)
     assert path[0] == settings.dali_path
     assert str(Path(running.__file__).parents[2]) in path
@@ -342,3 +351,27 @@ def test_all_engines_that_are_installed_run_on_the_gpu(tmp_path):
     assert len(results["runs"]) == 3 + 4
     assert all(run["gpu_bytes"] > 0 for run in results["runs"])
     assert results["gpu_name"] == torch.cuda.get_device_name()
+
+
+def test_an_engine_ends_with_whoever_has_it_measured(tmp_path):
+    """Also in the middle, by SIGTERM, which ends the one who would have ended it."""
+    asked = json.dumps({"plan": dataclasses.asdict(plan("torchdali")), "seconds": 100.0, "warmup": 0})
+    program = (
+        "import subprocess, sys, time\n"
+        "process = subprocess.Popen([sys.executable, '-m', 'torchdali.bench._jpeg_child'], stdin=subprocess.PIPE, text=True,"
+        " start_new_session=True)\n"
+        f"process.stdin.write({asked!r} + '\\n'); process.stdin.flush()\n"
+        "print(process.pid, flush=True); time.sleep(100)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=child_environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        engine = psutil.Process(int(process.stdout.readline()))
+        deadline = time.monotonic() + 60
+        while not engine.children() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        workers = engine.children()
+        assert workers
+        process.terminate()
+    _, alive = psutil.wait_procs([engine, *workers], timeout=10)
+    assert not alive

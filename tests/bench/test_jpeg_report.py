@@ -10,7 +10,7 @@ from torchdali.bench._jpeg_chart import write_chart
 from torchdali.bench._jpeg_report import EngineReport
 from torchdali.bench._jpeg_run import Failure, Results, Run
 from torchdali.bench._jpeg_table import engines_as_text
-from torchdali.cli import main
+from torchdali.cli import _bench_engines, main
 
 MACHINE = {"processor": "A Processor", "cpus": 3, "driver": "1.2", "versions": {"torchdali": "0.1", "python": "3"},
            "date": "2001-02-03T04:05:06", "command": "python -m torchdali bench jpeg"}  # fmt: skip
@@ -122,6 +122,71 @@ def test_json_has_every_round_and_is_read_back(compared, tmp_path, capsys):
     file.write_text("{}")
     assert main(["bench", "jpeg", "--from-json", str(file)]) == 2
     assert "these are no figures" in capsys.readouterr().err
+
+
+def damaged(data):
+    """Figures with one thing wrong with each."""
+    runs = data["results"]["runs"]
+    yield data | {"settings": {}}
+    yield data | {"machine": {}}
+    for changes in (
+        {"images": "many"},
+        {"seconds": 0},
+        {"engine": "ffcv"},
+        {"job": "cooking"},
+        {"round": None, "x": 1},
+    ):
+        yield data | {"results": data["results"] | {"runs": [runs[0] | changes, *runs[1:]]}}
+    yield data | {"results": None}
+    yield [1]
+
+
+def test_figures_that_are_damaged_are_said_to_be(compared, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    for data in damaged(json.loads(json.dumps(compared.as_dict()))):
+        file.write_text(json.dumps(data))
+        assert main(["bench", "jpeg", "--from-json", str(file)]) == 2, data
+        printed = capsys.readouterr()
+        assert "is damaged, or not what --json wrote" in printed.err
+        assert printed.err.count("\n") == 1
+        assert printed.out == ""
+
+
+def test_where_nothing_was_measured_it_says_why_and_is_no_success(tmp_path, capsys):
+    failed = [
+        Failure("torchdali", "", "training", 8, "Traceback\nDecodeError: sample 0 is empty\n\nSet VERBOSE=1 for more")
+    ]
+    file = tmp_path / "figures.json"
+    file.write_text(json.dumps(report([], missing={"dali": "get it"}, failures=failed).as_dict()))
+    for options in ([], ["--chart", str(tmp_path / "x.png")]):
+        assert main(["bench", "jpeg", "--from-json", str(file), *options]) == 2
+        printed = capsys.readouterr()
+        for words in (
+            "nothing was measured",
+            "missing: get it",
+            "failed, training, batches of 8: DecodeError: sample 0 is empty",
+        ):
+            assert words in printed.err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_figures_that_took_long_are_printed_though_the_chart_cannot_be_drawn(compared, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(_bench_engines, "write_chart", refuse)
+    file = tmp_path / "figures.json"
+    file.write_text(json.dumps(compared.as_dict()))
+    assert main(["bench", "jpeg", "--from-json", str(file), "--chart", str(tmp_path / "x.png")]) == 2
+    printed = capsys.readouterr()
+    assert engines_as_text(compared) in printed.out
+    assert "the disk is full" in printed.err
+
+
+def test_slow_rates_have_decimals():
+    text = engines_as_text(report([run("torchdali", 0, 1), run("torchdali", 1, 5), run("torchdali", 2, 30)]))
+    assert "2.5" in text
+    assert "0.50-15" in text
 
 
 def shares(picture: np.ndarray, rows: slice) -> tuple[float, float]:

@@ -113,6 +113,9 @@ def test_the_device_is_the_first_gpu_where_there_is_one(monkeypatch):
         "cuda:0",
         "cuda:1",
     ]
+    for name in ("cuda:2", "cuda:256", "cuda:1000", "cuda:99999999999"):
+        with pytest.raises(bench.UserError, match=f"--device {name}: there are 2"):
+            bench._find_device(name)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert bench._find_device("auto") == "cpu"
     with pytest.raises(bench.UserError, match="there is no CUDA device"):

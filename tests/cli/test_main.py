@@ -1,3 +1,5 @@
+import errno
+import io
 import subprocess
 import sys
 
@@ -74,3 +76,54 @@ def test_importing_it_neither_initialises_cuda_nor_starts_a_process():
         "assert not torch.cuda.is_initialized()\n"
     )
     subprocess.run([sys.executable, "-c", program], env=own_environment(), check=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (BrokenPipeError(), 141, ""),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "the output cannot be written: No space left on device"),
+    ],
+    ids=["nobody reads it", "the disk is full"],
+)
+def test_output_that_cannot_be_written_is_no_traceback(monkeypatch, capsys, error, status, message):
+    def writes(arguments):
+        raise error
+
+    monkeypatch.setattr(demo, "run", writes)
+    assert main(["demo"]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_it_runs_where_its_streams_are_closed_or_know_few_characters(monkeypatch):
+    def writes(arguments):
+        sys.stdout.write("\N{SNOWMAN}\n")
+        sys.stderr.write("\N{SNOWMAN}\n")
+        return 0
+
+    monkeypatch.setattr(demo, "run", writes)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["demo"]) == 0
+    assert written.getvalue() == rb"\u2603" + b"\n"
+    sys.stderr.close()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["demo"]) == 0
+    sys.stdout.close()
+
+
+def test_head_ends_it_without_a_word(tmp_path):
+    info = f"{sys.executable} -m torchdali info"
+    program = f"set -o pipefail; {info} | true; echo $?; {info} > /dev/full"
+    ended = subprocess.run(
+        ["bash", "-c", program],
+        env=own_environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.stdout.split() in (["0"], ["141"])  # it may have been quick enough
+    assert ended.stderr == "torchdali: error: the output cannot be written: No space left on device\n"

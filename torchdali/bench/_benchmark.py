@@ -79,16 +79,17 @@ def measure(settings: Settings, step: Progress) -> Report:
     """
     engines = ENGINES[settings.subject]
     with many_descriptors():
+        workloads = [settings.workload(name) for name in settings.workloads]  # first, as one may not be there
         results = [
             measure_throughput(
-                settings.workload(name),
+                workload,
                 num_workers=settings.num_workers,
                 batch_size=settings.batch_size,
                 rounds=settings.rounds,
                 step=step,
                 engines=engines,
             )
-            for name in settings.workloads
+            for workload in workloads
         ]
         stock, torchdali = measure_overheads(
             settings.workload(_OVERHEADS_WORKLOAD),

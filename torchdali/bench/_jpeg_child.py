@@ -19,6 +19,7 @@ from typing import Any
 from torchdali.bench._jpeg_feeds import Feed, FeedPlan, MissingEngineError, open_feed, whole_turns
 from torchdali.bench._jpeg_tree import tree_cpu_seconds
 from torchdali.bench._process import many_descriptors
+from torchdali.pool._start import tie_to_parent
 
 __all__ = ["Clock", "Found", "converse", "first_batch", "main"]
 
@@ -98,6 +99,7 @@ def _measure(feed: Feed, seconds: float, warmup: int) -> Found:
 
 def converse(measure: Callable[..., Found]) -> None:
     """Answer on stdout what stdin asks for; ``measure`` gets the engine, and the rest of what is asked for as keywords."""
+    tie_to_parent(os.getppid())  # who is killed, or ended by SIGTERM, leaves nobody to measure for
     answers = os.fdopen(os.dup(1), "w", closefd=True)
     os.dup2(2, 1)
     asked = json.loads(sys.stdin.readline())

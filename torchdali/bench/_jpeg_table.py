@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -75,8 +76,8 @@ def _has_variants(line: Line, group: Group) -> bool:
 
 def _columns(*, training: bool) -> list[Column]:
     columns = [
-        ("images/s", "median", _median("images_per_second", ".0f")),
-        ("", "spread", lambda line: f"{line.images_per_second.min:.0f}-{line.images_per_second.max:.0f}"),
+        ("images/s", "median", lambda line: _rate(line.images_per_second.median)),
+        ("", "spread", lambda line: f"{_rate(line.images_per_second.min)}-{_rate(line.images_per_second.max)}"),
         ("", "ratio", _ratio("images_per_second")),
     ]
     if training:
@@ -108,6 +109,18 @@ def _ratio(name: str) -> Callable[[Line], str]:
     return lambda line: f"{line.ratios[name].median:.2f}x" if name in line.ratios else _NONE
 
 
+def _last_error(message: str) -> str:
+    """The line of a program's last words that says what went wrong: of a traceback, the one with the error's name."""
+    lines = message.splitlines() or [""]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Killed)\b", line)]
+    return (errors or lines)[-1]
+
+
+def _rate(value: float) -> str:
+    """A rate in whole numbers; with decimals where these would say nothing."""
+    return f"{value:.{0 if value >= 10 else 1 if value >= 1 else 2}f}"
+
+
 def _machine_rows(report: EngineReport) -> list[list[str]]:
     machine, results = report.machine, report.results
     facts: list[tuple[str, Any]] = [
@@ -124,6 +137,6 @@ def _machine_rows(report: EngineReport) -> list[list[str]]:
     rows += [[ENGINE_TITLES[engine], f"missing: {what}"] for engine, what in results.missing.items()]
     for failure in results.failures:
         title = f"{ENGINE_TITLES[failure.engine]}{f', {failure.variant}' if failure.variant else ''}"
-        last = failure.message.splitlines()[-1]
+        last = _last_error(failure.message)
         rows.append([title, f"failed, {failure.job}, batches of {failure.batch_size}: {last}"])
     return rows

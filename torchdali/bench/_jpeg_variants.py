@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,4 +57,9 @@ class FeedSettings:
 
     def environment(self, engine: str) -> dict[str, str]:
         """What the engine's process needs in its environment."""
-        return {"PYTHONPATH": self.dali_path} if engine == "dali" and self.dali_path else {}
+        changes = {"PYTHONPATH": self.dali_path} if engine == "dali" and self.dali_path else {}
+        if self.device == "cpu" and "OMP_WAIT_POLICY" not in os.environ:
+            # Threads of OpenMP that wait by looking again and again keep workers from the processors, and the more of the
+            # engines the fewer threads of their own these have.
+            changes["OMP_WAIT_POLICY"] = "passive"
+        return changes

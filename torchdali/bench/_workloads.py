@@ -122,7 +122,11 @@ class Images(Samples):
         return self._samples
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        image: torch.Tensor = self._transform(self._load(str(self._paths[index % len(self._paths)])))
+        path = self._paths[index % len(self._paths)]
+        try:
+            image: torch.Tensor = self._transform(self._load(str(path)))
+        except OSError as error:  # PIL's own do not always say which file it is
+            raise OSError(f"{path} cannot be decoded: {error}") from error
         return image
 
     def nbytes(self, index: int) -> int:

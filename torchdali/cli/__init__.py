@@ -6,9 +6,14 @@ Each sub-command is a module with ``add_arguments(parser)`` and ``run(arguments)
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from torchdali._version import __version__
@@ -19,8 +24,8 @@ __all__ = ["main"]
 
 _COMMANDS: dict[str, ModuleType] = {"demo": demo, "info": info, "bench": bench}
 
-OK, USER_ERROR, INTERRUPTED = 0, 2, 130
-"""Exit statuses; the last is what shells report of a command that Ctrl-C ended: 128 + SIGINT."""
+OK, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
+"""Exit statuses; the last two are what shells report of a command that a signal ended: 128 + SIGINT, 128 + SIGPIPE."""
 
 
 def _parser() -> Parser:
@@ -50,6 +55,24 @@ def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _mend_streams() -> None:
+    """Have streams that are closed swallow what is written, and those that know few characters escape the others."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _write_nowhere() -> None:
+    """What is still to be written would be complained of at the interpreter's end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -59,6 +82,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 for what the user has to put right, which is said in one line on stderr; 130 after Ctrl-C.
     """
+    _mend_streams()
+    try:
+        status = _run(argv)
+        sys.stdout.flush()  # here, where what goes wrong can be said
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        _write_nowhere()
+        return BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _write_nowhere()
+        sys.stderr.write(f"torchdali: error: the output cannot be written: {error.strerror}\n")
+        return USER_ERROR
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     program = parser.prog
     try:

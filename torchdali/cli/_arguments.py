@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 __all__ = ["Parser", "UserError", "device", "one_line", "whole_number"]
@@ -34,6 +35,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise."""
         raise UserError(f"{message} (see {self.prog} --help)", program=self.prog)
+
+
+def check_writable(name: str | Path, option: str) -> None:
+    """See, before anything takes long, that a file can be written in the end.
+
+    Raises:
+        UserError: it cannot.
+    """
+    path = Path(name)
+    if not str(name) or path.is_dir():
+        raise UserError(f"{option} takes a file; {str(name)!r} is {'a folder' if str(name) else 'no name'}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {str(name)!r}: there is no folder {str(path.parent)!r}; make it, or name another")
+    there = path.exists()
+    try:
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{option} {str(name)!r} cannot be written: {error.strerror}; name another file") from error
 
 
 def one_line(error: BaseException) -> str:

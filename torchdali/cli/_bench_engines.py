@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -25,13 +24,16 @@ from torchdali.bench._jpeg_table import engines_as_text
 from torchdali.bench._jpeg_variants import FeedSettings
 from torchdali.bench._train import TrainSettings, count_train_steps, measure_train
 from torchdali.cli import _environment as environment
-from torchdali.cli._arguments import UserError, device, one_line, whole_number
+from torchdali.cli._arguments import UserError, check_writable, device, one_line, whole_number
 from torchdali.ops import available_cpus
 from torchdali.source import PHOTOGRAPHS
 
 __all__ = ["add_jpeg_arguments", "add_train_arguments", "check_chart", "run_engines"]
 
 _MOST_WORKERS = 256
+
+_MOST = 10**6
+"""Batches, steps and pixels: beyond that nobody waits."""
 _WORKERS = 8
 _DALI_WORKERS = (4, 8)
 _PLACEMENTS = ("main", "workers", "auto")
@@ -79,7 +81,7 @@ def add_jpeg_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--warmup",
-        type=whole_number(0),
+        type=whole_number(0, _MOST),
         metavar="N",
         default=defaults.warmup,
         help="batches before each measurement (default: %(default)s)",
@@ -104,7 +106,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         ("image-size", 32, defaults.image_size, "height and width of the images in pixels"),
     ):
         parser.add_argument(
-            f"--{name}", type=whole_number(least), metavar="N", default=default, help=f"{what} (default: %(default)s)"
+            f"--{name}",
+            type=whole_number(least, _MOST),
+            metavar="N",
+            default=default,
+            help=f"{what} (default: %(default)s)",
         )
     parser.add_argument("--no-compile", action="store_true", help="train without torch.compile")
 
@@ -204,10 +210,14 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0.5, say") from None
 
 
+_LONGEST = 86400
+"""Seconds; so many steps likewise."""
+
+
 def _positive(text: str) -> float:
     value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is out of range; it is more than 0")
+    if not 0 < value <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; it is more than 0 and at most {_LONGEST}")
     return value
 
 
@@ -241,8 +251,7 @@ def check_chart(name: str | None) -> None:
     path = Path(name)
     if path.suffix.lower() != ".png":
         raise UserError(f"the chart is a PNG; {name!r} does not end in .png")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {str(path.parent)!r} to write the chart to")
+    check_writable(path, "--chart")
     try:
         require_matplotlib()
     except MissingMatplotlibError as error:
@@ -271,19 +280,31 @@ def run_engines(
     """
     check_chart(arguments.chart)
     report = _measure(arguments, find_device, progress, save) if arguments.from_json is None else _read(arguments)
+    text = engines_as_text(report)
+    if not report.results.runs:
+        raise UserError(f"nothing was measured:\n{text}")
     if arguments.chart is not None:
         try:
             write_chart(report, Path(arguments.chart))
         except (OSError, ValueError) as error:
-            raise UserError(one_line(error)) from error
-    return report.as_dict(), engines_as_text(report)
+            sys.stdout.write(text + "\n\n")  # it took long
+            raise UserError(f"--chart {arguments.chart}: {one_line(error)}") from error
+    return report.as_dict(), text
 
 
 def _read(arguments: argparse.Namespace) -> EngineReport:
     try:
         report = EngineReport.from_dict(json.loads(Path(arguments.from_json).read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if report.benchmark in ("jpeg", "train"):
+            report.as_dict()
+            engines_as_text(report)
+    except OSError as error:
         raise UserError(f"--from-json {arguments.from_json}: {one_line(error)}") from error
+    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--from-json {arguments.from_json}: this is damaged, or not what --json wrote ({type(error).__name__}: "
+            f"{one_line(error)}); measure again"
+        ) from error
     if report.benchmark != arguments.benchmark:
         raise UserError(
             f"--from-json {arguments.from_json}: these are figures of bench {report.benchmark}; give them to that command"
@@ -301,6 +322,10 @@ def _measure(
         Files(arguments.data)
     except (OSError, ValueError) as error:
         raise UserError(one_line(error)) from error
+    if arguments.dali_path is not None and not Path(arguments.dali_path).is_dir():
+        raise UserError(
+            f"--dali-path {arguments.dali_path}: there is no such folder; it is the one that has nvidia/ in it"
+        )
     feeds = _feeds(arguments, find_device(arguments.device))
     machine = {
         "processor": environment.cpu_name(),

@@ -28,7 +28,7 @@ from torchdali.bench import (
     operators_as_text,
 )
 from torchdali.cli import _environment as environment
-from torchdali.cli._arguments import UserError, device, one_line, whole_number
+from torchdali.cli._arguments import UserError, check_writable, device, one_line, whole_number
 from torchdali.cli._bench_engines import add_jpeg_arguments, add_train_arguments, run_engines
 from torchdali.errors import DecodeError
 from torchdali.ops import available_cpus
@@ -250,22 +250,19 @@ def _find_device(name: str) -> str:
     count = torch.cuda.device_count()
     if name == "auto":
         return "cuda:0" if count else "cpu"
-    place = torch.device(name)
-    if place.type == "cuda" and (place.index or 0) >= count:
+    kind, _, number = name.partition(":")  # by torch.device "cuda:256" is "cuda:0"
+    index = int(number or 0)
+    if kind == "cuda" and index >= count:
         found = f"there are {count}" if count else "there is no CUDA device"
         raise UserError(f"--device {name}: {found}; --device cpu always works")
-    return name if place.type == "cpu" else f"cuda:{place.index or 0}"
+    return name if kind == "cpu" else f"cuda:{index}"
 
 
 def _check_json(name: str | None) -> None:
     """Refuse before anything is measured what could not be written in the end."""
     if name is None or name == _STDOUT:
         return
-    path = Path(name)
-    if path.is_dir():
-        raise UserError(f"{name!r} is a folder; --json takes a file")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {str(path.parent)!r} to write the figures to")
+    check_writable(name, "--json")
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # tqdm takes a type argument for type checkers only

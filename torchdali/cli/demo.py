@@ -11,7 +11,7 @@ import torch
 
 from torchdali import JpegFolder, fn, pipeline_def
 from torchdali.cli import _environment as environment
-from torchdali.cli._arguments import UserError, device, one_line, whole_number
+from torchdali.cli._arguments import UserError, check_writable, device, one_line, whole_number
 from torchdali.cli._comparison import Comparison
 from torchdali.cli._epochs import Phase, run_epochs
 from torchdali.cli._measurement import Measurement
@@ -129,8 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_output(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"the picture is a PNG; {str(path)!r} does not end in .png")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {str(path.parent)!r} to write the picture to")
+    check_writable(path, "--output")
 
 
 def _open_folders(root: Path, seed: int) -> tuple[JpegFolder, JpegFolder]:
