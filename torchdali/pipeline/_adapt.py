@@ -208,6 +208,5 @@ def adapt_modules(pipeline: nn.Module) -> None:
     foreign = [found for child in pipeline.children() for found in _foreign(child)]
     for number, module in enumerate(foreign):
         if not isinstance(vars(module).get("forward"), _Adapted):
-            vars(module)["forward"] = _Adapted(
-                module, number
-            )  # by no __setattr__: a compiled module's is of another one
+            # Not by __setattr__: a compiled module's sets it of the module within.
+            vars(module)["forward"] = _Adapted(module, number)
