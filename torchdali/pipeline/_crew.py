@@ -279,8 +279,12 @@ class Crew:
 
     def _ask(self, worker: int) -> None:
         """Ask a worker what it has kept; it answers when it is done with what it has in hand."""
-        (numbers,) = self._pool.collect(self._pool.submit(0, [Question()], worker=worker))
-        if not isinstance(numbers, Raised):  # it has died; then it has nothing, as is found out in its turn
+        try:
+            (numbers,) = self._pool.collect(self._pool.submit(0, [Question()], worker=worker))
+        except WorkerDiedError:
+            self._forget_kept(worker)
+            return
+        if not isinstance(numbers, Raised):
             self._note_kept(worker, numbers)
 
     def _note_kept(self, worker: int, numbers: tuple[int, ...], *works: Work) -> None:
