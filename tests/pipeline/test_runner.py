@@ -1,5 +1,7 @@
 """How batches are handed out: each once, whatever comes between."""
 
+import os
+import signal
 import threading
 import time
 import warnings
@@ -10,6 +12,7 @@ from tests.pipeline.placing import WORKERS
 from tests.pipeline.support import Counted, count_to, numbers
 from torchdali import _warnings
 from torchdali.pipeline import _ahead
+from torchdali.pipeline._runner import Runner
 from torchdali.report import Meter
 
 WAYS = [{}, WORKERS, {"stage_thread": False}]
@@ -164,3 +167,28 @@ def test_who_changes_the_module_all_the_time_keeps_no_other_thread_waiting():
             assert changes[0] - before < 500
         end.set()
         thread.join()
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_ctrl_c_in_the_middle_of_handing_out_a_batch_has_it_come_again(monkeypatch, options):
+    advance, times = Runner._advance, 2
+
+    def interrupted(self):
+        nonlocal times
+        advance(self)
+        times -= 1
+        if times >= 0:
+            os.kill(os.getpid(), signal.SIGINT)  # noted, and raised once the batch is counted
+
+    with Counted(count_to(12), **options) as pipeline:
+        assert numbers(pipeline.run()[0])[0] == 0
+        monkeypatch.setattr(Runner, "_advance", interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.run()
+            assert pipeline.checkpoint()["samples"] == 4
+        assert [numbers(batch)[0] for batch in (pipeline.run()[0], pipeline.run()[0])] == [4, 8]
+        assert pipeline.checkpoint()["samples"] == 12
+        with pytest.raises(StopIteration):
+            pipeline.run()
+    assert "placement" in options or pipeline.forwards == 3

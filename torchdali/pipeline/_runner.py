@@ -129,14 +129,8 @@ class Runner:
         else:
             ready = 0 if self._ahead is None else self._ahead.ready - 1
             self._meter.delivered(start, outcome.samples, causes, ready)
+        self._hand_out(outcome)  # last, since Ctrl-C would lose the batch from here on
         del outcome
-        again = isinstance(error, KeyboardInterrupt)  # of forward, which gets this batch again
-        with deferred_interrupt():  # last, since Ctrl-C would lose the batch from here on
-            self._advance()
-            if self.at_end and not last:  # the source has begun another epoch by itself
-                self.taken = 0
-            self._begun, self.at_end = True, last  # with it: a checkpoint must not count a batch that comes again
-            self.taken += not last and not again
         if error is None:
             return outputs
         try:
@@ -145,6 +139,24 @@ class Runner:
             raise error
         finally:
             del error  # whose traceback refers to this call
+
+    def _hand_out(self, outcome: Outcome) -> None:
+        """Go on to the next one, and count this one with it: a checkpoint must not count a batch that comes again."""
+        before = self._begun, self.at_end, self.taken
+        counts = not outcome.last and not isinstance(
+            outcome.error, KeyboardInterrupt
+        )  # of forward, which gets it again
+        try:
+            with deferred_interrupt():
+                self._advance()
+                if self.at_end and not outcome.last:  # the source has begun another epoch by itself
+                    self.taken = 0
+                self._begun, self.at_end = True, outcome.last
+                self.taken += counts
+        except KeyboardInterrupt:  # which came meanwhile: nobody gets the batch, so it has not been handed out
+            self._begun, self.at_end, self.taken = before
+            self._told(outcome)
+            raise
 
     def _causes(self, outcome: Outcome, waited: float, *, ahead: bool) -> Causes:
         """What the consumer waited for; ``ahead``: the batch was there."""
