@@ -67,6 +67,29 @@ def numbers(batch):
     return [int(value[0]) for value in batch]
 
 
+WAYS = [
+    {},
+    {"parallel": False},
+    {"stage_thread": False},
+    {"stage_thread": False, "parallel": False},
+    {"cpu_share": 0.5},
+]
+"""Options of pipelines whose stage runs in this process; ``parallel`` is the source's."""
+
+
+def outcomes(pipeline, calls, kind):
+    """What so many calls of run() give: the first number of a batch, the text of an exception of a kind, or "the end"."""
+    seen = []
+    for _ in range(calls):
+        try:
+            seen.append(numbers(pipeline.run()[0])[0])
+        except StopIteration:
+            seen.append("the end")
+        except kind as error:
+            seen.append(str(error))
+    return seen
+
+
 def plain(source, **options):
     return Plain(source, **{"batch_size": 4, "num_workers": 2, "device": "cpu", **options})
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.pipeline.placing import WORKERS
+from tests.pipeline.support import WAYS
 from torchdali import ExternalSource, Pipeline
 from torchdali.pipeline._ahead import Ahead
 from torchdali.source import Reader
@@ -116,18 +117,7 @@ def placed(source, parallel=True, **options):
 
 
 @pytest.mark.parametrize("source", [by_sample, by_batch])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"parallel": False},
-        {"stage_thread": False},
-        {"stage_thread": False, "parallel": False},
-        {"cpu_share": 0.5},
-        WORKERS,
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", [*WAYS, WORKERS], ids=str)
 def test_whatever_is_called_each_batch_comes_in_its_turn(source, options):
     for seed in range(10 if "placement" not in options else 4):
         draw, moves = random.Random(seed), []
@@ -141,7 +131,7 @@ def test_whatever_is_called_each_batch_comes_in_its_turn(source, options):
                     raise AssertionError(f"after {moves} with the seed {seed}: {error}") from error
 
 
-@pytest.mark.parametrize("step", [(Ahead, "_await"), (Reader, "_finish"), (ParallelFeed, "receive")])
+@pytest.mark.parametrize("step", [(Ahead, "_await"), (Reader, "finish"), (ParallelFeed, "receive")])
 def test_whatever_ctrl_c_breaks_off_each_batch_comes_in_its_turn(monkeypatch, step):
     """A call that was broken off has been made, or not: what is asked for next is asked for as if it had been made."""
     holder, name = step

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import torchdali
-from tests.pipeline.support import Plain, Training, count_to, folder_source, numbers, plain
+from tests.pipeline.placing import WORKERS
+from tests.pipeline.support import WAYS, Plain, Training, count_to, folder_source, numbers, outcomes, plain
 from torchdali import ExternalSource, JpegFolder, Pipeline, PipelineStateError, WorkerDiedError
 
 
@@ -59,18 +60,7 @@ class OddError(BaseException):
 
 @pytest.mark.parametrize("where", ["source", "stage"])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"parallel": False},
-        {"stage_thread": False},
-        {"stage_thread": False, "parallel": False},
-        {"cpu_share": 0.5},
-        {"placement": "workers", "gpu_workers": 2},
-        {"placement": "workers", "gpu_workers": 2, "parallel": False},
-        {"placement": "workers", "gpu_workers": 2, "cpu_share": 0.5},
-    ],
-    ids=str,
+    "options", [*WAYS, WORKERS, {**WORKERS, "parallel": False}, {**WORKERS, "cpu_share": 0.5}], ids=str
 )
 def test_an_exception_of_no_common_kind_arrives_at_its_batch_and_costs_no_other(where, options):
     class Odd(Pipeline):
@@ -84,17 +74,10 @@ def test_an_exception_of_no_common_kind_arrives_at_its_batch_and_costs_no_other(
             raise OddError("nine")
         return count_to(20)(info)
 
-    parallel, seen = options.get("parallel", True), []
+    parallel = options.get("parallel", True)
     options = {name: value for name, value in options.items() if name != "parallel"}
     with Odd(ExternalSource(source, batch=False, parallel=parallel), batch_size=4, device="cpu", **options) as pipeline:
-        for _ in range(6):
-            try:
-                seen.append(numbers(pipeline.run()[0])[0])
-            except StopIteration:
-                seen.append("the end")
-            except OddError as error:
-                seen.append(str(error))
-    assert seen == [0, 4, "nine", 12, 16, "the end"]
+        assert outcomes(pipeline, 6, OddError) == [0, 4, "nine", 12, 16, "the end"]
 
 
 def test_a_cut_jpeg_names_its_sample_and_nothing_else_is_lost(photographs):

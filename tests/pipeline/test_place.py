@@ -229,7 +229,7 @@ def test_an_epoch_can_be_named_and_repeated():
 @pytest.mark.parametrize("name", ["restore", "set_epoch"])
 @pytest.mark.parametrize(
     ("holder", "step", "stage_thread"),
-    [(Ahead, "alone", True), (Ahead, "_await", True), (Reader, "_finish", False), (ParallelFeed, "receive", False)],
+    [(Ahead, "alone", True), (Ahead, "_await", True), (Reader, "finish", False), (ParallelFeed, "receive", False)],
 )
 def test_ctrl_c_before_the_first_batch_forgets_no_place(monkeypatch, name, holder, step, stage_thread):
     """In the middle of an epoch, while the next one is begun or its first batch is waited for."""
@@ -293,7 +293,7 @@ def test_ctrl_c_while_the_next_epoch_is_begun_leaves_nothing_of_the_last_one_in_
     with make(stage_thread=stage_thread) as pipeline:
         assert len(list(pipeline)) == 6
         with monkeypatch.context() as patched:
-            patched.setattr(Reader, "_finish", interrupted)
+            patched.setattr(Reader, "finish", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 pipeline.reset()
         assert place(pipeline) == (1, 0, False)

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from tests.pipeline.placing import WORKERS
-from tests.pipeline.support import Counted, count_to, numbers
+from tests.pipeline.support import Counted, count_to, numbers, outcomes
 from torchdali import _warnings
 from torchdali.pipeline import _ahead
 from torchdali.pipeline._runner import Runner
@@ -30,17 +30,9 @@ class Warns(Counted):
 
 @pytest.mark.parametrize("options", WAYS, ids=str)
 def test_a_warning_that_is_an_error_costs_no_batch(options):
-    seen = []
     with Warns(count_to(12), **options) as pipeline, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        for _ in range(6):
-            try:
-                seen.append(numbers(pipeline.run()[0])[0])
-            except StopIteration:
-                seen.append("the end")
-            except UserWarning as warning:
-                seen.append(str(warning))
-    assert seen == [0, "the first", "the second", 4, 8, "the end"]
+        assert outcomes(pipeline, 6, UserWarning) == [0, "the first", "the second", 4, 8, "the end"]
     assert "placement" in options or pipeline.forwards == 3
 
 
@@ -180,12 +172,15 @@ def test_ctrl_c_in_the_middle_of_handing_out_a_batch_has_it_come_again(monkeypat
         if times >= 0:
             os.kill(os.getpid(), signal.SIGINT)  # noted, and raised once the batch is counted
 
-    with Counted(count_to(12), **options) as pipeline:
+    with Warns(count_to(12), **options) as pipeline:
         assert numbers(pipeline.run()[0])[0] == 0
         monkeypatch.setattr(Runner, "_advance", interrupted)
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
-                pipeline.run()
+        for number in range(2):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                with pytest.raises(KeyboardInterrupt):
+                    pipeline.run()
+            assert [str(warning.message) for warning in told] == ([] if number else ["the first", "the second"])
             assert pipeline.checkpoint()["samples"] == 4
         assert [numbers(batch)[0] for batch in (pipeline.run()[0], pipeline.run()[0])] == [4, 8]
         assert pipeline.checkpoint()["samples"] == 12

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["Parser", "UserError", "device", "one_line", "whole_number"]
+__all__ = ["Parser", "UserError", "check_writable", "device", "one_line", "whole_number"]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 

@@ -34,6 +34,10 @@ _MOST_WORKERS = 256
 
 _MOST = 10**6
 """Batches, steps and pixels: beyond that nobody waits."""
+
+_LONGEST = 86400
+"""Seconds, likewise."""
+
 _WORKERS = 8
 _DALI_WORKERS = (4, 8)
 _PLACEMENTS = ("main", "workers", "auto")
@@ -208,10 +212,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0.5, say") from None
-
-
-_LONGEST = 86400
-"""Seconds; so many steps likewise."""
 
 
 def _positive(text: str) -> float:

@@ -85,12 +85,11 @@ class _Adapted:
         def call(change: Callable[[Any], Any]) -> Any:
             return self._forward(*pytree.tree_unflatten([change(leaf) for leaf in leaves], tree))
 
-        empty = not all(map(len, batches))
-        if not self._each and all(batch.is_dense_tensor() and _known(batch) for batch in batches):
+        if not self._each and all(batch.is_dense_tensor() for batch in batches):
             try:
                 return call(_dense)
             except Exception:
-                if not empty:  # else it may be one that cannot do with none
+                if all(map(len, batches)):  # else it may be one that cannot do with no samples
                     raise
         if self._knows:
             return self._forward(arguments, keywords)
@@ -147,17 +146,6 @@ class _Adapted:
 
 def _squeezed(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.squeeze(0)
-
-
-def _known(batch: TensorList) -> bool:
-    """Whether it can be one tensor: of an empty one nobody may know which shape samples would have."""
-    if len(batch):
-        return True
-    try:
-        batch.as_tensor()
-    except ValueError:
-        return False
-    return True
 
 
 def _dense(value: Any) -> Any:

@@ -192,14 +192,11 @@ class Producer(BatchMaker):
         if pipeline is None:  # dropped meanwhile; nobody will see this
             return Outcome(error=StopIteration(), last=True)
         outcome = self._through_stage(pipeline, batch)
-        # Not after Ctrl-C in the stage, which comes as an exception: it will get this batch again.
+        # Not after Ctrl-C in the stage, which comes as an exception: it will get this batch again. And in the consumer's thread
+        # Ctrl-C may come until it has the outcome: there the runner does it.
         if self._handover is not None:
             self._reader.advance()
         return outcome
-
-    def handed_out(self) -> None:
-        """The consumer has the outcome that was made in its own thread, where Ctrl-C may come at any time before."""
-        self._reader.advance()
 
     def _read(self) -> SourceBatch:
         """The batch; notes where the time went: to workers that are not done, to sources that work here, or to taking it in."""

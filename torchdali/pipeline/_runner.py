@@ -113,6 +113,7 @@ class Runner:
         for number, (text, category) in enumerate(outcome.warnings, 1):
             self._told(outcome._replace(warnings=outcome.warnings[number:]))
             warnings.warn(text, category, stacklevel=stacklevel + 1)
+        outcome = outcome._replace(warnings=())
         error, outputs = outcome.error, outcome.outputs
         if error is None:
             if self._handover is not None:
@@ -143,16 +144,14 @@ class Runner:
     def _hand_out(self, outcome: Outcome) -> None:
         """Go on to the next one, and count this one with it: a checkpoint must not count a batch that comes again."""
         before = self._begun, self.at_end, self.taken
-        counts = not outcome.last and not isinstance(
-            outcome.error, KeyboardInterrupt
-        )  # of forward, which gets it again
+        again = isinstance(outcome.error, KeyboardInterrupt)  # of forward, which gets the batch again
         try:
             with deferred_interrupt():
                 self._advance()
                 if self.at_end and not outcome.last:  # the source has begun another epoch by itself
                     self.taken = 0
                 self._begun, self.at_end = True, outcome.last
-                self.taken += counts
+                self.taken += not outcome.last and not again
         except KeyboardInterrupt:  # which came meanwhile: nobody gets the batch, so it has not been handed out
             self._begun, self.at_end, self.taken = before
             self._told(outcome)
@@ -185,9 +184,9 @@ class Runner:
     def _advance(self) -> None:
         if self._ahead is not None:
             self._ahead.advance()
-        elif isinstance(self._producer, Producer):
+        else:
             self._made = None
-            self._producer.handed_out()
+            self._reader.advance()
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
@@ -234,7 +233,7 @@ class Runner:
         if self._crew is not None and not first:
             self._crew.revive()
         if other:
-            self._reader.reset()
+            self._reader.finish()
         else:
             self._reader.revive()
 

@@ -161,7 +161,11 @@ class SharingReader:
     def reset(self, at: BatchInfo | None = None) -> None:
         """Begin the next epoch at its first sample; see :meth:`Reader.reset`."""
         self.head_for(at)
-        self._reader.reset(at)
+        self.finish()
+
+    def finish(self) -> None:
+        """The rest of :meth:`reset`."""
+        self._reader.finish()
 
     def head_for(self, at: BatchInfo | None = None) -> None:
         """The first part of :meth:`reset`; see :meth:`Reader.head_for`."""

@@ -253,7 +253,7 @@ class Reader:
         if self._ready is not None:
             return self._ready
         if self._unfinished:  # it was broken off, by Ctrl-C or by what a source raised
-            self._finish()
+            self.finish()
         if self._ended and self._restarts and self._told:
             self.reset()
         if self._ended:
@@ -299,7 +299,7 @@ class Reader:
             at: the epoch, and the batch of it, to begin at instead.
         """
         self.head_for(at)
-        self._finish()
+        self.finish()
 
     def head_for(self, at: BatchInfo | None = None) -> None:
         """The first part of :meth:`reset`, which neither waits nor raises: whatever breaks off the rest, that is where to go."""
@@ -314,7 +314,8 @@ class Reader:
                 self._touched = False
             self._ready = None
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """The rest of :meth:`reset`."""
         self._revive()
         if self._unfinished:
             for feed in self._feeds:

@@ -73,9 +73,8 @@ class StandIn:
         if copy is False:
             raise ValueError("a TensorList cannot become an array without a copy; leave copy=False out")
         array = np.asarray(self.as_array(), dtype)
-        return (
-            array.copy() if copy else array
-        )  # NumPy, which asks for one, takes it that this is none of the batch's memory
+        # NumPy, which asks for a copy, takes it that this is none of the batch's memory.
+        return array.copy() if copy else array
 
     @classmethod
     def __torch_function__(

@@ -27,8 +27,7 @@ class TensorList(Storage, StandIn):
     It behaves as a sequence of tensors; a slice, a list or array of positions, or a mask of bools takes some of them, which
     share the memory. Where all shapes agree it can stand for one tensor with the batch first: torch functions and
     arithmetic operators that get a ``TensorList`` take it as that (``torch.nn.functional.cross_entropy(logits, labels)``,
-    ``batch / 255``), and say so where shapes differ. Not so ``==``, which asks whether it is the same object
-    (``torch.eq(labels, 3)`` compares), nor an index of a tensor, which torch takes for several (``table[labels.as_tensor()]``).
+    ``batch / 255``), and say so where shapes differ; not so ``==`` (``torch.eq(labels, 3)``) and ``table[labels.as_tensor()]``.
 
     Args:
         tensors: one for each sample, of one dtype on one device.
@@ -243,9 +242,10 @@ class TensorList(Storage, StandIn):
         if self._sample is not None:
             return TensorList._empty(self._sample, self._layout, dtype, device)
         if self._flat is not None and self._offsets is not None:
-            apart = self._flat.numel() > 2 * self.numel() or overlap(self._offsets, counts_of(self.sizes))
-            batch = self.pack() if apart else self
-            assert batch._flat is not None and batch._offsets is not None  # noqa: PT018
+            joint = self._flat.numel() <= 2 * self.numel() and not overlap(self._offsets, counts_of(self.sizes))
+            batch = self if joint else self.pack()
+            assert batch._flat is not None
+            assert batch._offsets is not None
             return TensorList._of_buffer(function(batch._flat), batch._offsets, self.sizes, batch._order, self._layout)
         done = [function(tensor) for tensor in self._all()]
         return TensorList._trusted(done, self._layout, dtype, done[0].device if done else device, self._shapes)
