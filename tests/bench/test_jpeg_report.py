@@ -14,7 +14,7 @@ from torchdali.cli import _bench_engines, main
 
 MACHINE = {"processor": "A Processor", "cpus": 3, "driver": "1.2", "versions": {"torchdali": "0.1", "python": "3"},
            "date": "2001-02-03T04:05:06", "command": "python -m torchdali bench jpeg"}  # fmt: skip
-SETTINGS = {"rounds": 3, "seconds": 2.0, "steps": 5, "model": "resnet18", "compiled": True}
+SETTINGS = {"rounds": 3, "seconds": 2.0, "steps": 5, "model": "resnet18", "compile_mode": "default"}
 
 
 def run(engine: str, number: int, images: int, variant: str = "", **more) -> Run:

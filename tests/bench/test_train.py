@@ -23,8 +23,8 @@ def test_a_network_learns_from_batches_of_every_engine(engine, variant, monkeypa
     seen = []
 
     class Trainer:
-        def __init__(self, model, device, *, compiled):
-            assert (model, device.type, compiled) == ("resnet18", "cpu", False)
+        def __init__(self, model, device, *, compile_mode):
+            assert (model, device.type, compile_mode) == ("resnet18", "cpu", None)
 
         def step(self, images, labels):
             seen.append((images, labels))
@@ -32,7 +32,7 @@ def test_a_network_learns_from_batches_of_every_engine(engine, variant, monkeypa
     monkeypatch.setattr(child, "_Trainer", Trainer)
     feed = open_feed(plan(engine, 2, variant))
     try:
-        one = child._measure(feed, "resnet18", steps=3, warmup=1, compiled=False)
+        one = child._measure(feed, "resnet18", steps=3, warmup=1, compile_mode=None)
     finally:
         feed.close()
     steps, warmup = (4, 2) if engine == "torch" else (3, 1)  # whole turns of its workers
@@ -49,7 +49,7 @@ def test_a_network_learns_from_batches_of_every_engine(engine, variant, monkeypa
 
 
 def test_a_step_changes_the_network():
-    trainer = child._Trainer("resnet18", torch.device("cpu"), compiled=False)
+    trainer = child._Trainer("resnet18", torch.device("cpu"), compile_mode=None)
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.step(torch.rand(2, 3, 32, 32).half(), torch.tensor([3, 1003]))
     after = list(trainer.model.parameters())
@@ -58,12 +58,20 @@ def test_a_step_changes_the_network():
     assert all(parameter.grad is None for parameter in after)
 
 
+def test_the_network_is_compiled_in_the_mode_that_was_asked_for(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or network)
+    child._Trainer("resnet18", torch.device("cpu"), compile_mode="reduce-overhead")
+    child._Trainer("resnet18", torch.device("cpu"), compile_mode=None)
+    assert modes == ["reduce-overhead"]
+
+
 def test_processes_are_asked_for_what_the_settings_say():
     feeds = FeedSettings("somewhere", ("synthetic", "dali"), "cuda:0", 3, 4, (1, 2), "site")
     synthetic, one, two = _tasks(TrainSettings(feeds, "resnet50", batch_size=7, steps=5, warmup=2, image_size=64))
     assert synthetic.plan == FeedPlan("synthetic", "training", 7, "somewhere", "cuda:0", 0, size=64, channels_last=True)
     assert (one.plan.workers, two.plan.workers) == (1, 2)
-    assert one.ask == {"model": "resnet50", "steps": 5, "warmup": 2, "compiled": True}
+    assert one.ask == {"model": "resnet50", "steps": 5, "warmup": 2, "compile_mode": "default"}
     assert one.environment == {"PYTHONPATH": "site"}
     assert synthetic.environment == {}
 
@@ -91,3 +99,9 @@ def test_an_unknown_model_is_one_line(capsys):
     assert capsys.readouterr().err.startswith(
         "torchdali bench train: error: argument --model: 'resnet0' is no model of torchvision.models"
     )
+
+
+def test_a_mode_is_not_asked_for_and_refused_at_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "train", "--no-compile", "--compile-mode", "max-autotune"])
+    assert "--compile-mode: not allowed with argument --no-compile" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def run_process(*arguments: object, cwd: Path, **environment: str) -> Ended:
         env=own_environment(**environment),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,  # a benchmark has many processes, and each of them imports torch
         check=False,
     )
     return Ended(process.returncode, process.stdout, process.stderr)

@@ -52,7 +52,8 @@ def _head(report: EngineReport) -> str:
 
 def _title(report: EngineReport, group: Group) -> str:
     if report.benchmark == "train":
-        compiled = "torch.compile" if report.settings["compiled"] else "not compiled"
+        mode = report.settings["compile_mode"]
+        compiled = f"torch.compile ({mode})" if mode else "not compiled"
         precision = "bfloat16 autocast" if report.results.gpu_name else "float32"
         return f"batches of {group.batch_size}; {precision}, channels last, {compiled}, SGD"
     return f"{group.job}, batches of {group.batch_size}: {JOBS[group.job]}"

@@ -9,7 +9,10 @@ from torchdali.bench._jpeg_feeds import TRAINING
 from torchdali.bench._jpeg_run import Measured, Results, Task, run_by_turns
 from torchdali.bench._jpeg_variants import FeedSettings
 
-__all__ = ["TrainSettings", "count_train_steps", "measure_train"]
+__all__ = ["COMPILE_MODES", "TrainSettings", "count_train_steps", "measure_train"]
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of ``torch.compile``."""
 
 _MODULE = "torchdali.bench._train_child"
 _SECONDS_PER_STEP, _CPU_SECONDS_PER_STEP = 1.0, 120.0
@@ -29,7 +32,8 @@ class TrainSettings:
     """Steps before."""
     rounds: int = 1
     image_size: int = 224
-    compiled: bool = True
+    compile_mode: str | None = COMPILE_MODES[0]
+    """One of :data:`COMPILE_MODES`; None trains without ``torch.compile``."""
 
 
 def _tasks(settings: TrainSettings) -> list[Task]:
@@ -41,7 +45,7 @@ def _tasks(settings: TrainSettings) -> list[Task]:
         "model": settings.model,
         "steps": settings.steps,
         "warmup": settings.warmup,
-        "compiled": settings.compiled,
+        "compile_mode": settings.compile_mode,
     }
     seconds = (settings.steps + settings.warmup) * (
         _CPU_SECONDS_PER_STEP if feeds.device == "cpu" else _SECONDS_PER_STEP

@@ -22,14 +22,14 @@ _MOMENTUM = 0.9
 class _Trainer:
     """A model that learns from batches: channels last, SGD with momentum, on a GPU with bfloat16 autocast."""
 
-    def __init__(self, model: str, device: torch.device, *, compiled: bool) -> None:
+    def __init__(self, model: str, device: torch.device, *, compile_mode: str | None) -> None:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
         self.device = device
         network: nn.Module = getattr(torchvision.models, model)(num_classes=_CLASSES).to(device)
         network = network.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(network.parameters(), _LEARNING_RATE, momentum=_MOMENTUM)
-        self.model: Any = torch.compile(network) if compiled else network
+        self.model: Any = torch.compile(network, mode=compile_mode) if compile_mode else network
         self.loss = nn.CrossEntropyLoss()
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -43,12 +43,12 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def _measure(feed: Feed, model: str, steps: int, warmup: int, compiled: bool) -> Found:
+def _measure(feed: Feed, model: str, steps: int, warmup: int, compile_mode: str | None) -> Found:
     batches, (images, labels), first = first_batch(feed)
     output = feed.describe(images)
     if feed.device.type == "cuda":
         torch.cuda.set_device(feed.device)
-    trainer = _Trainer(model, feed.device, compiled=compiled)
+    trainer = _Trainer(model, feed.device, compile_mode=compile_mode)
     trainer.step(images, labels)
     steps = whole_turns(steps, feed.turn)
     for _ in range(whole_turns(warmup, feed.turn)):

@@ -22,7 +22,7 @@ from torchdali.bench._jpeg_report import EngineReport
 from torchdali.bench._jpeg_run import Results
 from torchdali.bench._jpeg_table import engines_as_text
 from torchdali.bench._jpeg_variants import FeedSettings
-from torchdali.bench._train import TrainSettings, count_train_steps, measure_train
+from torchdali.bench._train import COMPILE_MODES, TrainSettings, count_train_steps, measure_train
 from torchdali.cli import _environment as environment
 from torchdali.cli._arguments import UserError, check_writable, device, one_line, whole_number
 from torchdali.ops import available_cpus
@@ -116,7 +116,16 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"{what} (default: %(default)s)",
         )
-    parser.add_argument("--no-compile", action="store_true", help="train without torch.compile")
+    compilation = parser.add_mutually_exclusive_group()
+    compilation.add_argument(
+        "--compile-mode",
+        choices=COMPILE_MODES,
+        default=defaults.compile_mode,
+        help="of torch.compile; those that record CUDA graphs ask little of the CPU (default: %(default)s)",
+    )
+    compilation.add_argument(
+        "--no-compile", action="store_const", const=None, dest="compile_mode", help="train without torch.compile"
+    )
 
 
 def _add_common_arguments(
@@ -350,7 +359,7 @@ def _measure(
             arguments.warmup,
             arguments.rounds,
             arguments.image_size,
-            not arguments.no_compile,
+            arguments.compile_mode,
         )
         steps = count_train_steps(settings)
 
