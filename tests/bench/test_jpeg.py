@@ -17,7 +17,7 @@ from tests.cli.conftest import run_process
 from torchdali.bench import _jpeg_run as running
 from torchdali.bench._jpeg import JpegSettings, count_jpeg_steps, measure_jpeg
 from torchdali.bench._jpeg_child import _measure
-from torchdali.bench._jpeg_feeds import FeedPlan, Files, MissingEngineError, open_feed, whole_turns
+from torchdali.bench._jpeg_feeds import FeedPlan, Files, MissingEngineError, open_feed
 from torchdali.bench._jpeg_memory import bytes_of_processes, child_environment
 from torchdali.bench._jpeg_run import Task, run_by_turns
 from torchdali.bench._jpeg_tree import end_session, tree_cpu_seconds, tree_pids
@@ -58,7 +58,7 @@ def found(plan: FeedPlan, seconds: float = 0.02):
     """What is measured of an engine, in this process."""
     feed = open_feed(plan)
     try:
-        return _measure(feed, seconds, warmup=1)
+        return _measure(feed, seconds, warmup=1, warmup_seconds=0)
     finally:
         feed.close()
 
@@ -130,16 +130,6 @@ def test_files_are_repeated_with_their_labels():
     data, label = files.read(count + 1)
     assert data.tobytes() == Path(files.paths[1]).read_bytes()
     assert label == files.labels[1]
-
-
-def test_measurements_are_of_whole_turns_of_the_workers():
-    assert [whole_turns(batches, 4) for batches in (0, 1, 4, 5)] == [0, 4, 4, 8]
-    feed = open_feed(dataclasses.replace(plan("torch", variant=CROPPED), workers=3))
-    assert feed.turn == 3
-    try:
-        assert _measure(feed, 0.0, warmup=0).images == 3 * 2
-    finally:
-        feed.close()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is not None, reason="DALI is installed")
@@ -258,7 +248,7 @@ def test_the_command_measures_says_what_is_missing_and_writes_figures_and_chart(
     monkeypatch.setattr(sys, "argv", ["torchdali", "bench", "jpeg", "--and so on"])
     status = main(
         "bench jpeg --engines torchdali,dali --jobs tutorial --batch-size 2 --device cpu --rounds 1 --seconds 0.05 --warmup 1 "
-        "--workers 1 --dali-workers 1 --json figures.json --chart chart.png".split()
+        "--warmup-seconds 0 --workers 1 --dali-workers 1 --json figures.json --chart chart.png".split()
     )
     printed = capsys.readouterr()
     assert (status, printed.err) == (0, "")
@@ -303,6 +293,7 @@ def test_steps_are_counted_and_results_handed_out_after_each_measurement(monkeyp
         (["--batch-size", "2,0"], "0 is too small"),
         (["--seconds", "0"], "0 is out of range; it is more than 0"),
         (["--seconds", "nan"], "nan is out of range"),
+        (["--warmup-seconds", "-1"], "-1 is out of range; it is from 0 to"),
         (["--cpu-share", "2"], "2 is out of range; it is from 0 to 1, or auto"),
         (["--cpu-share", "much"], "'much' is not a number"),
         (["--placement", "moon"], "moon"),
@@ -342,7 +333,7 @@ def test_the_benchmarks_have_help(capsys):
 def test_all_engines_that_are_installed_run_on_the_gpu(tmp_path):
     ran = run_process(
         *("bench", "jpeg", "--engines", "torchdali,torch", "--batch-size", "4", "--rounds", "1", "--seconds", "0.2"),
-        *("--torch-workers", "2", "--json", "figures.json"),
+        *("--warmup-seconds", "0", "--torch-workers", "2", "--json", "figures.json"),
         cwd=tmp_path,
     )
     assert ran.returncode == 0, ran.stderr
@@ -355,7 +346,9 @@ def test_all_engines_that_are_installed_run_on_the_gpu(tmp_path):
 
 def test_an_engine_ends_with_whoever_has_it_measured(tmp_path):
     """Also in the middle, by SIGTERM, which ends the one who would have ended it."""
-    asked = json.dumps({"plan": dataclasses.asdict(plan("torchdali")), "seconds": 100.0, "warmup": 0})
+    asked = json.dumps(
+        {"plan": dataclasses.asdict(plan("torchdali")), "seconds": 100.0, "warmup": 0, "warmup_seconds": 0}
+    )
     program = (
         "import subprocess, sys, time\n"
         "process = subprocess.Popen([sys.executable, '-m', 'torchdali.bench._jpeg_child'], stdin=subprocess.PIPE, text=True,"

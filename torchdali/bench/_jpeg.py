@@ -26,6 +26,8 @@ class JpegSettings:
     """Of each measurement, at least."""
     warmup: int = 10
     """Batches before, at least."""
+    warmup_seconds: float = 2.0
+    """How long they take at least: processes of an engine come up one after the other."""
 
 
 def _tasks(settings: JpegSettings) -> list[Task]:
@@ -34,8 +36,8 @@ def _tasks(settings: JpegSettings) -> list[Task]:
         Task(
             _MODULE,
             plan,
-            {"seconds": settings.seconds, "warmup": settings.warmup},
-            settings.seconds,
+            {"seconds": settings.seconds, "warmup": settings.warmup, "warmup_seconds": settings.warmup_seconds},
+            settings.seconds + settings.warmup_seconds,
             feeds.environment(plan.engine),
         )
         for job in settings.jobs

@@ -80,11 +80,14 @@ def first_batch(feed: Feed) -> tuple[Iterator[tuple[Any, Any]], tuple[Any, Any],
     return batches, batch, time.perf_counter() - start
 
 
-def _measure(feed: Feed, seconds: float, warmup: int) -> Found:
+def _measure(feed: Feed, seconds: float, warmup: int, warmup_seconds: float) -> Found:
     batches, batch, first = first_batch(feed)
     output = feed.describe(batch[0])
-    for _ in range(whole_turns(warmup, feed.turn)):
+    start = time.perf_counter()
+    count = 0
+    while count < whole_turns(warmup, feed.turn) or count % feed.turn or time.perf_counter() - start < warmup_seconds:
         batch = next(batches)
+        count += 1
     clock = Clock(feed)
     for count in itertools.count(1):
         batch = next(batches)

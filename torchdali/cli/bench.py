@@ -29,7 +29,8 @@ from torchdali.bench import (
 )
 from torchdali.cli import _environment as environment
 from torchdali.cli._arguments import UserError, check_writable, device, one_line, whole_number
-from torchdali.cli._bench_engines import add_jpeg_arguments, add_train_arguments, run_engines
+from torchdali.cli._bench_engine_arguments import add_jpeg_arguments, add_train_arguments
+from torchdali.cli._bench_engines import run_engines
 from torchdali.errors import DecodeError
 from torchdali.ops import available_cpus
 
