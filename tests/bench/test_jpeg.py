@@ -297,6 +297,7 @@ def test_steps_are_counted_and_results_handed_out_after_each_measurement(monkeyp
         (["--cpu-share", "2"], "2 is out of range; it is from 0 to 1, or auto"),
         (["--cpu-share", "much"], "'much' is not a number"),
         (["--placement", "moon"], "moon"),
+        (["--gpu-workers", "2"], 'gpu_workers is 2, but placement is "main"'),
         (["--chart", "x.jpg"], "the chart is a PNG; 'x.jpg' does not end in .png"),
         (["--chart", "nowhere/x.png"], "there is no folder 'nowhere'"),
         (["--data", "nowhere"], "there is no folder 'nowhere'"),

@@ -1,6 +1,7 @@
 """A training that engines feed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,15 @@ def test_the_network_is_compiled_in_the_mode_that_was_asked_for(monkeypatch):
     child._Trainer("resnet18", torch.device("cpu"), compile_mode="reduce-overhead")
     child._Trainer("resnet18", torch.device("cpu"), compile_mode=None)
     assert modes == ["reduce-overhead"]
+
+
+def test_a_network_with_auxiliary_outputs_learns_from_its_logits():
+    trainer = child._Trainer("resnet18", torch.device("cpu"), compile_mode=None)
+    network = trainer.model
+    trainer.model = lambda images: SimpleNamespace(logits=network(images), aux_logits=None)
+    before = network.fc.weight.detach().clone()
+    trainer.step(torch.rand(2, 3, 32, 32).half(), torch.tensor([3, 1003]))
+    assert not torch.equal(network.fc.weight, before)
 
 
 def test_processes_are_asked_for_what_the_settings_say():

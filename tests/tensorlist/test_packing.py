@@ -65,7 +65,7 @@ def test_what_lies_between_aligned_samples_is_zero():
 
 @for_each("alignment", [0, 6, -4, 2.5])
 def test_an_alignment_that_does_not_go_with_the_type_is_refused(alignment):
-    with pytest.raises(ValueError, match="multiple of 4"):
+    with pytest.raises(ValueError, match="multiple of a torch.float32.s 4 bytes"):
         TensorList([torch.zeros(3)]).pack(alignment)
 
 
@@ -192,3 +192,6 @@ def test_arrays_and_nested_tensors_become_batches_and_back():
     assert TensorList.from_nested(jagged, "HW").layout == "HW"
     with pytest.raises(TypeError, match="no nested tensor"):
         TensorList.from_nested(torch.zeros(2, 2))
+    for no_block in (nested, jagged):
+        with pytest.raises(TypeError, match="from_nested"):
+            TensorList.from_batch(no_block)

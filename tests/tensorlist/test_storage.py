@@ -133,8 +133,9 @@ def test_masks_and_lists_choose_samples_and_say_what_is_wrong():
         batch[[0.5]]
     with pytest.raises(TypeError, match="not by a tuple"):
         batch[0, 1]
-    with pytest.raises(TypeError, match="not by a bool"):
-        batch[True]
+    for truth in (True, torch.tensor(True)):
+        with pytest.raises(TypeError, match="not by a bool"):
+            batch[truth]
 
 
 def test_a_part_of_a_buffer_holds_no_more_than_its_samples():

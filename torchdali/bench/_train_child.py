@@ -37,7 +37,9 @@ class _Trainer:
         on_gpu = self.device.type == "cuda"  # few CPUs calculate with bfloat16
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
-            loss = self.loss(self.model(images if on_gpu else images.float()), labels % _CLASSES)
+            outputs = self.model(images if on_gpu else images.float())
+            logits = getattr(outputs, "logits", outputs)  # GoogLeNet and Inception have others beside them
+            loss = self.loss(logits, labels % _CLASSES)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -24,6 +24,7 @@ from torchdali.bench._train import TrainSettings, count_train_steps, measure_tra
 from torchdali.cli import _environment as environment
 from torchdali.cli._arguments import UserError, check_writable, one_line
 from torchdali.ops import available_cpus
+from torchdali.pipeline._placement import check_placement
 
 __all__ = ["check_chart", "run_engines"]
 
@@ -125,6 +126,10 @@ def _measure(
         raise UserError(
             f"--dali-path {arguments.dali_path}: there is no such folder; it is the one that has nvidia/ in it"
         )
+    try:
+        check_placement(arguments.placement or "main", arguments.gpu_workers, stage_thread=True)
+    except ValueError as error:
+        raise UserError(f"--placement, --gpu-workers: {one_line(error)}") from error
     feeds = _feeds(arguments, find_device(arguments.device))
     machine = {
         "processor": environment.cpu_name(),

@@ -374,7 +374,7 @@ class Storage:
             return select(self, index)
         if isinstance(index, list) or (isinstance(index, (np.ndarray, torch.Tensor)) and index.ndim > 0):
             return select(self, positions_of(index, len(self._tensors)))
-        if isinstance(index, bool):
+        if isinstance(index, bool) or (isinstance(index, torch.Tensor) and index.dtype == torch.bool):
             raise TypeError("a TensorList is indexed by a number, a slice, a list, an array or a mask, not by a bool")
         try:
             position = operator.index(index)

@@ -49,8 +49,7 @@ class TensorList(Storage, StandIn):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        own = list(tensors)
-        device = torch.device(device)
+        own, device = list(tensors), torch.device(device)
         for index, tensor in enumerate(own):
             if not isinstance(tensor, torch.Tensor):
                 raise TypeError(f"sample {index} of a TensorList is a {type(tensor).__name__}, not a tensor")
@@ -104,6 +103,8 @@ class TensorList(Storage, StandIn):
                 f"a {type(batch).__name__} is no batch; a batch is a TensorList or a tensor (N, ...): TensorList(tensors) makes "
                 "one of a list of tensors, torch.from_numpy(array) a tensor of an array"
             )
+        if batch.is_nested:
+            raise TypeError("a nested tensor is no tensor (N, ...); TensorList.from_nested(batch) makes a batch of it")
         if batch.dim() == 0:
             raise ValueError("a 0-dimensional tensor has no batch dimension; a batch is (N, ...)")
         if layout and batch.dim() != len(layout) + 1:
@@ -274,9 +275,7 @@ class TensorList(Storage, StandIn):
         """
         item = self._dtype.itemsize
         if not isinstance(alignment, int) or alignment < 1 or (alignment % item and item % alignment):
-            raise ValueError(
-                f"alignment is {alignment!r}; it is a multiple of {item}, the bytes of a {self._dtype}, or 1"
-            )
+            raise ValueError(f"alignment is {alignment!r}; it is 1, or a multiple of a {self._dtype}'s {item} bytes")
         step = max(alignment // item, 1)
         if is_packed(self, None, step):
             return self
