@@ -264,6 +264,40 @@ def test_draws_after_an_error_are_those_of_torch(persistent):
     assert identical(records[1], records[0])
 
 
+class OddError(BaseException):
+    """None that ``except Exception`` catches, as asyncio's CancelledError."""
+
+
+class OddPart:
+    """Raises it where it is told to, when it is given sample 2."""
+
+    def __init__(self, name, where):
+        self.odd = name == where
+
+    def __call__(self, given):
+        if self.odd and 2 in torch.as_tensor(given):
+            raise OddError("odd")
+        return given
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("where", ["dataset", "collate_fn", "stage"])
+def test_an_exception_that_is_no_exception_has_its_turn_and_the_next_batch_comes(where, num_workers):
+    dataset, collate, stage = (OddPart(name, where) for name in ("dataset", "collate_fn", "stage"))
+    loader = DataLoader(
+        Made(dataset, 6),
+        2,
+        num_workers=num_workers,
+        collate_fn=lambda samples: torch.tensor(collate(samples)),
+        pipeline=stage if where == "stage" else None,
+    )
+    iterator = iter(loader)
+    assert next(iterator).tolist() == [0, 1]
+    with pytest.raises(OddError, match="odd"):
+        next(iterator)
+    assert [batch.tolist() for batch in iterator] == [[4, 5]]
+
+
 class AnotherGenerator(Dataset):
     def __len__(self):
         return 6

@@ -3,8 +3,11 @@
 import signal
 
 import pytest
+from torch.utils.data import IterableDataset
 
+from tests.loader.support import Made
 from tests.pool.support import all_gone
+from torchdali import DataLoader
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -32,6 +35,12 @@ class Stream(torch.utils.data.IterableDataset):
     def __iter__(self):
         info = torch.utils.data.get_worker_info()
         yield from (torch.tensor([i]) for i in range(info.id, self.size, info.num_workers))
+
+class Listed(torch.utils.data.IterableDataset):
+    def __init__(self, size):
+        self.samples = [torch.tensor([i]) for i in range(size)]
+    def __iter__(self):
+        return iter(self.samples)
 
 def pids(iterator):
     return [process.pid for process in iterator._workers]
@@ -112,23 +121,25 @@ for batch in it:
     assert all_gone(pids)
 
 
-@pytest.mark.parametrize("kind", ["map", "iterable", "out of order", "stage", "persistent"])
+@pytest.mark.parametrize("kind", ["map", "iterable", "out of order", "stage", "persistent", "alone", "iterable alone"])
 @pytest.mark.parametrize("seed", range(2))
 def test_an_epoch_under_fire_is_whole(program, kind, seed):
     """However often next() is interrupted: each batch comes once, in order."""
     options = {"out of order": "in_order=False", "stage": "pipeline=torch.neg", "persistent": "persistent_workers=True"}
-    dataset = "Stream(1200)" if kind == "iterable" else "Numbers(1200)"
+    workers, size = (0, 6000) if kind.endswith("alone") else (2, 1200)
+    dataset = {"iterable": "Stream", "iterable alone": "Listed"}.get(kind, "Numbers")
     running = program(
         START
         + f"""
 from torchdali.loader._stage import StagedIterator
 from torchdali.loader._iterator import WorkersIterator
-loader = torchdali.DataLoader({dataset}, batch_size=3, num_workers=2, {options.get(kind, "")})
-expected = [list(range(i, i + 3)) for i in range(0, 1200, 3)]
+from torchdali.loader._serial import SerialIterator
+loader = torchdali.DataLoader({dataset}({size}), batch_size=3, num_workers={workers}, {options.get(kind, "")})
+expected = [list(range(i, i + 3)) for i in range(0, {size}, 3)]
 if {kind == "iterable"}:
-    expected = [list(range(i + w, i + w + 6, 2)) for i in range(0, 1200, 6) for w in (0, 1)]
+    expected = [list(range(i + w, i + w + 6, 2)) for i in range(0, {size}, 6) for w in (0, 1)]
 wrong = []
-interrupts = Interrupts({seed}, StagedIterator.__next__, WorkersIterator.__next__)
+interrupts = Interrupts({seed}, StagedIterator.__next__, WorkersIterator.__next__, SerialIterator.__next__)
 for epoch in range(2):
     it, found = iter(loader), []
     while True:
@@ -150,7 +161,96 @@ say([interrupts.raised, wrong])
     raised, wrong = running.line()
     assert raised > 20
     # Strict: also an interrupt on the way out, when next() has its batch already, must not cost that batch.
-    assert wrong == [[400, 400, True]] * 2
+    assert wrong == [[size // 3, size // 3, True]] * 2
+
+
+class Interrupting:
+    """Calls a function; at some calls Ctrl-C comes while it is at work."""
+
+    def __init__(self, function, *calls):
+        self.function, self.calls, self.count = function, calls, 0
+
+    def __call__(self, argument):
+        self.count += 1
+        if self.count in self.calls:
+            raise KeyboardInterrupt
+        return self.function(argument)
+
+
+class Endless:
+    """An iterator that goes on after Ctrl-C."""
+
+    def __init__(self, size, *calls):
+        self.size, self.next = size, Interrupting(self.give, *calls)
+        self.given = 0
+
+    def give(self, _):
+        if self.given == self.size:
+            raise StopIteration
+        self.given += 1
+        return self.given - 1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.next(None)
+
+
+class Iterable(IterableDataset):
+    def __init__(self, make):
+        self.make = make
+
+    def __iter__(self):
+        return self.make()
+
+
+def whole_epoch(loader):
+    """Its batches, and how often it was interrupted."""
+    iterator, found, interrupts = iter(loader), [], 0
+    while True:
+        try:
+            found.append(next(iterator))
+        except KeyboardInterrupt:
+            interrupts += 1
+        except StopIteration:
+            return found, interrupts
+
+
+@pytest.mark.parametrize("kind", ["map", "iterable"])
+def test_without_workers_an_interrupt_in_the_user_s_code_loses_no_batch(kind):
+    collate = Interrupting(list, 2, 3)
+    reading = Interrupting(lambda index: index, 6, 8)
+    dataset = Made(reading, 9) if kind == "map" else Iterable(lambda: Endless(9, 6, 8))
+    found, interrupts = whole_epoch(DataLoader(dataset, batch_size=2, collate_fn=collate))
+    assert interrupts == 4
+    assert found == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
+
+
+def test_a_generator_that_an_interrupt_has_ended_is_no_end_of_the_epoch_in_silence():
+    def numbers():
+        yield from (0, 1, 2)
+        raise KeyboardInterrupt
+
+    iterator = iter(DataLoader(Iterable(numbers), batch_size=2, collate_fn=list))
+    assert next(iterator) == [0, 1]
+    with pytest.raises(KeyboardInterrupt):
+        next(iterator)
+    with pytest.raises(
+        RuntimeError, match=r"Ctrl-C came while Iterable.__iter__ was at work; .* ended after 3 samples"
+    ):
+        next(iterator)
+    assert list(iterator) == []
+
+
+def test_a_worker_whose_code_raises_a_keyboard_interrupt_goes_on_with_the_next_batch():
+    """It has its turn as any exception has; there nobody pressed Ctrl-C."""
+    loader = DataLoader(Iterable(lambda: iter(range(8))), batch_size=2, collate_fn=Interrupting(list, 2), num_workers=1)
+    iterator = iter(loader)
+    assert next(iterator) == [0, 1]
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+        next(iterator)
+    assert list(iterator) == [[4, 5], [6, 7]]
 
 
 def test_an_interrupt_in_the_stage_s_module_loses_no_batch(program):

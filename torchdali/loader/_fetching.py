@@ -103,6 +103,11 @@ class Fetching:
         due = self._every and not (number + 1) % self._every
         return batch, self.snapshot() if due or fetcher.over else None
 
+    def end_turn(self, number: int) -> None:
+        """Batch ``number`` was handed out or raised; it is not asked for again."""
+        assert self._fetcher is not None
+        self._fetcher.end_turn(number)
+
     def snapshot(self) -> bytes | None:
         """The state now, if it is wanted at all and something has changed."""
         if not self._every:

@@ -104,7 +104,9 @@ class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
             if not self.progress.iterable:
                 warn_of_stop(error)
             raise
-        except Exception:  # it was this batch's turn, and the next one can be had
+        except KeyboardInterrupt:  # the user's, not the batch's, which comes again
+            raise
+        except BaseException:  # it was this batch's turn, and the next one can be had
             self._deliver(self._fetching.snapshot(), sampler)
             raise
         finally:
@@ -118,6 +120,7 @@ class SerialIterator(HandingOver, _SingleProcessDataLoaderIter):
             self._handed = (batch,)
 
     def _deliver(self, snapshot: bytes | None, sampler: Any) -> None:
+        self._fetching.end_turn(self._count)
         self._count += 1
         self._index = None
         self.on_event(Delivery(next(self._numbers), 0, self._count, snapshot, sampler))

@@ -323,7 +323,9 @@ class StagedIterator:
             self._exhausted = True
             self._progress.finished = not self._ahead  # the workers are at the end, the consumer may not be
             return
-        except Exception as raised:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
             error = raised
         samples = length_of(batch, 1) if self._host._auto_collation else 1
         numbers = [event.number for event in self._events if isinstance(event, Delivery)]
@@ -342,7 +344,9 @@ class StagedIterator:
             error = RuntimeError("the pipeline raised StopIteration, which would end the epoch in silence")
             error.__cause__ = stop
             return taken._replace(outputs=None, error=error)
-        except Exception as raised:
+        except KeyboardInterrupt:  # the batch is in hand, and goes through the stage again
+            raise
+        except BaseException as raised:
             return taken._replace(outputs=None, error=raised)
         event = None
         if self._stage.stream is not None:

@@ -141,7 +141,9 @@ class Work:
                 raise
             self._over = True
             return (self._fetching.snapshot(),)
-        except Exception as error:
+        except BaseException as error:
             with contextlib.suppress(Exception):  # it has its turn too, and may have drawn before it raised
                 error._torchdali_snapshot = self._fetching.snapshot()  # type: ignore[attr-defined]
             raise
+        finally:
+            self._fetching.end_turn(number)
