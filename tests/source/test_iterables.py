@@ -1,5 +1,7 @@
 """Iterables of batches in workers of their own."""
 
+import contextlib
+import itertools
 import os
 import random
 import signal
@@ -11,7 +13,7 @@ import torch
 from tests.pool.support import Tally, wait_until
 from tests.source.support import epoch, firsts, numbers, values
 from torchdali import worker_info
-from torchdali.source import BatchInfo, ExternalSource
+from torchdali.source import BatchInfo, ExternalSource, Reader, _feed
 
 
 class Batches:
@@ -208,3 +210,118 @@ def test_a_batch_that_raised_used_up_what_it_had_read_until_then(make_reader):
     for first in range(1, 3):
         reader.reset(BatchInfo(first, 1))
         assert seen(reader) == [[2, 3], [4, 5]][first - 1 :]
+
+
+class Interrupted:
+    """Numbers, during the making of some of which Ctrl-C comes, once each; it goes on behind that."""
+
+    def __init__(self, count, *places, item=np.array):
+        self.count, self.places, self.item = count, list(places), item
+
+    def __iter__(self):
+        return map(self.checked, itertools.chain.from_iterable(map(self.again, range(self.count))))
+
+    def again(self, number):
+        return [number] * (2 if number in self.places else 1)
+
+    def checked(self, number):
+        if number in self.places:
+            self.places.remove(number)
+            raise KeyboardInterrupt
+        return self.item(number)
+
+
+def through_interrupts(reader):
+    """All batches of the epoch, and how often it was interrupted."""
+    batches, interrupts = [], 0
+    while True:
+        try:
+            batches.append(reader.next())
+        except KeyboardInterrupt:
+            interrupts += 1
+        except StopIteration:
+            return batches, interrupts
+
+
+@pytest.mark.parametrize("cycle", [False, "quiet"])
+def test_an_interrupt_in_an_iterable_that_goes_on_loses_no_sample(make_reader, cycle):
+    source = ExternalSource(Interrupted(9, 1, 4, 7), batch=False, parallel=False, cycle=cycle)
+    reader = make_reader(source, batch_size=2)
+    if cycle:  # it has no end
+        batches = []
+        while len(batches) < 9:
+            with contextlib.suppress(KeyboardInterrupt):
+                batches.append(reader.next())
+        expected = [*range(9), *range(9)]
+    else:
+        batches, interrupts = through_interrupts(reader)
+        assert interrupts == 3
+        expected = [*range(9)]
+    assert values(batches) == expected
+
+
+def test_an_interrupt_while_a_batch_is_made_of_what_an_iterable_gave_loses_nothing(make_reader, monkeypatch):
+    reader = make_reader(ExternalSource(Interrupted(6), batch=False, parallel=False), batch_size=2)
+    check, calls = _feed.check_sample, itertools.count(1)
+
+    def interrupted(*of):
+        if next(calls) in (2, 4):
+            raise KeyboardInterrupt
+        return check(*of)
+
+    monkeypatch.setattr(_feed, "check_sample", interrupted)
+    batches, interrupts = through_interrupts(reader)
+    assert interrupts == 2
+    assert values(batches) == [*range(6)]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_generator_that_an_interrupt_has_ended_is_no_end_of_the_epoch_in_silence(make_reader, batch):
+    interrupts = 1
+
+    def numbers():
+        nonlocal interrupts
+        for number in range(6):
+            if number == 3 and interrupts:
+                interrupts -= 1
+                raise KeyboardInterrupt
+            yield [np.array(number)] if batch else np.array(number)
+
+    reader = make_reader(ExternalSource(numbers, batch=batch, parallel=False), batch_size=1)
+    assert [int(reader.next().outputs[0][0]) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        reader.next()
+    with pytest.raises(RuntimeError, match=r"Ctrl-C came while the source .*numbers.* was at work; it is a generator"):
+        reader.next()
+    assert epoch(reader) == []
+    reader.reset()
+    assert values(epoch(reader)) == [*range(6)]
+
+
+def test_an_epoch_of_an_iterable_under_fire_is_whole(make_reader):
+    """Ctrl-C again and again, wherever the reader is at work."""
+    reader = make_reader(
+        ExternalSource([np.array(n) for n in range(20_000)], batch=False, parallel=False), batch_size=3
+    )
+    raised = 0
+
+    def handle(number, frame):
+        nonlocal raised
+        del number
+        while frame is not None:
+            if frame.f_code is Reader.next.__code__:
+                raised += 1
+                raise KeyboardInterrupt
+            frame = frame.f_back
+
+    before = signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0001, 0.0001)
+    try:
+        batches, interrupts = through_interrupts(reader)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, before)
+    assert interrupts == raised > 0
+    assert values(batches) == [*range(20_000)]

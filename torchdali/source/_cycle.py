@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ class Cycle:
     def __init__(self, source: ExternalSource) -> None:
         self._source = source
         self._iterator: Iterator[Any] | None = None
+        self._interrupted = False
 
     def begin(self) -> None:
         """Begin anew, as far as the source does."""
@@ -32,9 +35,46 @@ class Cycle:
         Raises:
             StopIteration: there is none.
         """
+        items: list[Any] = []
+        if not self.fill(items, 1):
+            raise StopIteration
+        return items[0]
+
+    def fill(self, items: list[Any], count: int) -> bool:
+        """Add items to a list until it has so many; after Ctrl-C, those that were there before are in it.
+
+        Returns:
+            Whether there were so many.
+
+        Raises:
+            RuntimeError: Ctrl-C has ended a generator.
+            Exception: of the iterable.
+        """
+        iterator = self._iterator if self._iterator is not None else self._begin()
+        if self._extend(items, count, iterator):
+            return True
+        while self._source.cycle == "quiet":
+            before = len(items)
+            if self._extend(items, count, self._begin()):
+                return True
+            if len(items) == before:
+                break  # an iterable that is empty ends the epoch even so
+        return False
+
+    def _extend(self, items: list[Any], count: int, iterator: Iterator[Any]) -> bool:
         try:
-            return next(self._iterator if self._iterator is not None else self._begin())
-        except StopIteration:
-            if self._source.cycle != "quiet":
-                raise
-        return next(self._begin())  # an iterable that is empty ends the epoch even so
+            # In one go: between a call of next() and another one that keeps what it gave, Ctrl-C would lose that.
+            items.extend(map(next, itertools.repeat(iterator, count - len(items))))
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
+        interrupted, self._interrupted = self._interrupted, False
+        if len(items) == count:
+            return True
+        if interrupted and inspect.isgenerator(iterator):
+            raise RuntimeError(
+                f"Ctrl-C came while the source {self._source.name} was at work; it is a generator, which that has ended: what it "
+                "would have given is lost to this epoch. Begin the next one (`pipeline.reset()`), or have the source return an "
+                "object with __next__, which can go on"
+            )
+        return False

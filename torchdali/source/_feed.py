@@ -187,6 +187,8 @@ class SerialFeed(Feed):
         self._around = around
         self._call: Any = source.source
         self._cycle = Cycle(source) if source.kind == "iterable" else None
+        self._given: tuple[BatchInfo, list[Any]] | None = None
+        """What an iterable gave for a batch, which is asked for again after Ctrl-C."""
         self.seconds = self.read_seconds = 0.0
         """Spent in the source, and of that in reading files where it is the library's own."""
 
@@ -199,6 +201,7 @@ class SerialFeed(Feed):
 
     def restart(self, iteration: int) -> None:
         """Iterables begin anew, and what comes before the batch is passed over; a generator object goes on where it is."""
+        self._given = None
         if self._cycle is None:
             return
         self._cycle.begin()
@@ -230,21 +233,41 @@ class SerialFeed(Feed):
             self.read_seconds += tally.read - read
 
     def _receive(self, info: BatchInfo) -> Delivery:
-        what = f"the source {self.source.name} for {info}"
-        if self.source.kind == "sample" or (self._cycle is not None and not self.source.batch):
+        if self._cycle is not None:
+            return self._receive_items(info, self._cycle)
+        if self.source.kind == "sample":
             samples: list[tuple[torch.Tensor, ...]] = []
             for sample in self.samples_of(info):
                 if sample.idx_in_epoch == NO_SAMPLE:
                     return _from_samples(samples, stopped=True)
                 try:
-                    value = self._call(sample) if self._cycle is None else next(self._cycle)
+                    value = self._call(sample)
                 except StopIteration:
                     return _from_samples(samples, stopped=True)
                 samples.append(check_sample(self.source, value, sample))
             return _from_samples(samples, stopped=False)
         try:
-            batch = next(self._cycle) if self._cycle is not None else call_for_batch(self.source, info)
+            batch = call_for_batch(self.source, info)
         except StopIteration:
             return Delivery((), 0, True)
-        outputs = as_batches(batch, self.source.num_outputs, what)
+        return self._from_batch(batch, info)
+
+    def _receive_items(self, info: BatchInfo, cycle: Cycle) -> Delivery:
+        if self._given is None or self._given[0] != info:
+            self._given = info, []
+        items = self._given[1]
+        try:
+            whole = cycle.fill(items, 1 if self.source.batch else self.batch_size)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            self._given = None
+            raise
+        if self.source.batch:
+            return self._from_batch(items[0], info) if whole else Delivery((), 0, True)
+        samples = [check_sample(self.source, *of) for of in zip(items, self.samples_of(info), strict=False)]
+        return _from_samples(samples, stopped=not whole)
+
+    def _from_batch(self, batch: Any, info: BatchInfo) -> Delivery:
+        outputs = as_batches(batch, self.source.num_outputs, f"the source {self.source.name} for {info}")
         return Delivery(outputs, len(outputs[0]), False)
