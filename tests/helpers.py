@@ -1,6 +1,8 @@
 """Sources and serial references that several tests compare with."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,3 +50,16 @@ __all__ = [
     "enhance_serially",
     "read_bytes",
 ]
+
+
+def through_interrupts(ask: Callable[[], Any]) -> tuple[list[Any], int]:
+    """What is given until StopIteration, asked for again after each Ctrl-C, and how many of those there were."""
+    given: list[Any] = []
+    interrupts = 0
+    while True:
+        try:
+            given.append(ask())
+        except KeyboardInterrupt:
+            interrupts += 1
+        except StopIteration:
+            return given, interrupts

@@ -264,6 +264,25 @@ def test_draws_after_an_error_are_those_of_torch(persistent):
     assert identical(records[1], records[0])
 
 
+class FailingOnce(IterableDataset):
+    """Goes on behind what it raises, in the middle of a batch."""
+
+    def __iter__(self):
+        return map(self.checked, range(8))
+
+    def checked(self, number):
+        if number == 3:
+            raise LookupError("three")
+        return number
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_of_an_iterable_that_raises_uses_up_what_it_had_read_until_then(num_workers):
+    seen = first_error(DataLoader(FailingOnce(), 2, collate_fn=as_is, num_workers=num_workers))
+    assert [seen[0], *seen[2:]] == [[0, 1], [4, 5], [6, 7]]
+    assert seen[1][0] is LookupError
+
+
 class OddError(BaseException):
     """None that ``except Exception`` catches, as asyncio's CancelledError."""
 

@@ -5,6 +5,7 @@ import signal
 import pytest
 from torch.utils.data import IterableDataset
 
+from tests.helpers import through_interrupts
 from tests.loader.support import Made
 from tests.pool.support import all_gone
 from torchdali import DataLoader
@@ -177,7 +178,7 @@ class Interrupting:
         return self.function(argument)
 
 
-class Endless:
+class Continuing:
     """An iterator that goes on after Ctrl-C."""
 
     def __init__(self, size, *calls):
@@ -205,24 +206,12 @@ class Iterable(IterableDataset):
         return self.make()
 
 
-def whole_epoch(loader):
-    """Its batches, and how often it was interrupted."""
-    iterator, found, interrupts = iter(loader), [], 0
-    while True:
-        try:
-            found.append(next(iterator))
-        except KeyboardInterrupt:
-            interrupts += 1
-        except StopIteration:
-            return found, interrupts
-
-
 @pytest.mark.parametrize("kind", ["map", "iterable"])
 def test_without_workers_an_interrupt_in_the_user_s_code_loses_no_batch(kind):
     collate = Interrupting(list, 2, 3)
     reading = Interrupting(lambda index: index, 6, 8)
-    dataset = Made(reading, 9) if kind == "map" else Iterable(lambda: Endless(9, 6, 8))
-    found, interrupts = whole_epoch(DataLoader(dataset, batch_size=2, collate_fn=collate))
+    dataset = Made(reading, 9) if kind == "map" else Iterable(lambda: Continuing(9, 6, 8))
+    found, interrupts = through_interrupts(iter(DataLoader(dataset, batch_size=2, collate_fn=collate)).__next__)
     assert interrupts == 4
     assert found == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
 
@@ -236,9 +225,7 @@ def test_a_generator_that_an_interrupt_has_ended_is_no_end_of_the_epoch_in_silen
     assert next(iterator) == [0, 1]
     with pytest.raises(KeyboardInterrupt):
         next(iterator)
-    with pytest.raises(
-        RuntimeError, match=r"Ctrl-C came while Iterable.__iter__ was at work; .* ended after 3 samples"
-    ):
+    with pytest.raises(RuntimeError, match=r"Ctrl-C came while Iterable.__iter__ was at work; .* ended after 3 items"):
         next(iterator)
     assert list(iterator) == []
 

@@ -1,4 +1,4 @@
-"""Iterables of batches in workers of their own."""
+"""Iterables: of batches in workers of their own, of samples and batches in this process."""
 
 import contextlib
 import itertools
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import through_interrupts
 from tests.pool.support import Tally, wait_until
 from tests.source.support import epoch, firsts, numbers, values
 from torchdali import worker_info
@@ -215,8 +216,8 @@ def test_a_batch_that_raised_used_up_what_it_had_read_until_then(make_reader):
 class Interrupted:
     """Numbers, during the making of some of which Ctrl-C comes, once each; it goes on behind that."""
 
-    def __init__(self, count, *places, item=np.array):
-        self.count, self.places, self.item = count, list(places), item
+    def __init__(self, count, *places):
+        self.count, self.places = count, list(places)
 
     def __iter__(self):
         return map(self.checked, itertools.chain.from_iterable(map(self.again, range(self.count))))
@@ -228,19 +229,7 @@ class Interrupted:
         if number in self.places:
             self.places.remove(number)
             raise KeyboardInterrupt
-        return self.item(number)
-
-
-def through_interrupts(reader):
-    """All batches of the epoch, and how often it was interrupted."""
-    batches, interrupts = [], 0
-    while True:
-        try:
-            batches.append(reader.next())
-        except KeyboardInterrupt:
-            interrupts += 1
-        except StopIteration:
-            return batches, interrupts
+        return np.array(number)
 
 
 @pytest.mark.parametrize("cycle", [False, "quiet"])
@@ -254,7 +243,7 @@ def test_an_interrupt_in_an_iterable_that_goes_on_loses_no_sample(make_reader, c
                 batches.append(reader.next())
         expected = [*range(9), *range(9)]
     else:
-        batches, interrupts = through_interrupts(reader)
+        batches, interrupts = through_interrupts(reader.next)
         assert interrupts == 3
         expected = [*range(9)]
     assert values(batches) == expected
@@ -270,7 +259,7 @@ def test_an_interrupt_while_a_batch_is_made_of_what_an_iterable_gave_loses_nothi
         return check(*of)
 
     monkeypatch.setattr(_feed, "check_sample", interrupted)
-    batches, interrupts = through_interrupts(reader)
+    batches, interrupts = through_interrupts(reader.next)
     assert interrupts == 2
     assert values(batches) == [*range(6)]
 
@@ -318,7 +307,7 @@ def test_an_epoch_of_an_iterable_under_fire_is_whole(make_reader):
     signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.setitimer(signal.ITIMER_VIRTUAL, 0.0001, 0.0001)
     try:
-        batches, interrupts = through_interrupts(reader)
+        batches, interrupts = through_interrupts(reader.next)
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, signal.SIG_DFL)

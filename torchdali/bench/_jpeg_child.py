@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torchdali.bench._jpeg_feeds import Feed, FeedPlan, MissingEngineError, open_feed, whole_turns
+from torchdali.bench._jpeg_feeds import Feed, FeedPlan, MissingEngineError, open_feed
 from torchdali.bench._jpeg_tree import tree_cpu_seconds
 from torchdali.bench._process import many_descriptors
 from torchdali.pool._start import tie_to_parent
@@ -85,7 +85,7 @@ def _measure(feed: Feed, seconds: float, warmup: int, warmup_seconds: float) -> 
     output = feed.describe(batch[0])
     start = time.perf_counter()
     count = 0
-    while count < whole_turns(warmup, feed.turn) or count % feed.turn or time.perf_counter() - start < warmup_seconds:
+    while count < warmup or count % feed.turn or time.perf_counter() - start < warmup_seconds:
         batch = next(batches)
         count += 1
     clock = Clock(feed)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from torchdali._items import Items
 from torchdali._spans import tally
 
 __all__ = ["Fetcher", "make_fetcher", "note", "show_indices"]
@@ -64,8 +63,6 @@ class Fetcher(ABC):
         self._auto_collation = auto_collation
         self._collate_fn = collate_fn
         self._drop_last = drop_last
-        self._read: tuple[int, Any] | None = None
-        """A batch's number and samples, until its turn is over."""
 
     skips_for_nothing = False
     """Nothing has to be done to skip a batch."""
@@ -76,45 +73,30 @@ class Fetcher(ABC):
     def fetch(self, number: int, index: Any) -> Any:
         """Batch ``number`` of this fetcher, counted from 0; those between it and the one before are skipped.
 
-        After Ctrl-C the same one can be had again, until its turn is :meth:`ended <end_turn>`.
+        Whoever asked says when its :meth:`turn has ended <end_turn>`; until then, as after Ctrl-C, it can be had again.
 
         Raises:
             StopIteration: an iterable dataset has no more.
             Exception: of the user's code, with a note that names the sample.
         """
-        if self._read is None or self._read[0] != number:
-            self._read = number, self._next_samples(number, index)
-        start = time.perf_counter()
-        try:
-            batch = self._collate_fn(self._read[1])
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            note(error, f"raised by collate_fn for {self._name(index)}")
-            self.end_turn(number)
-            raise
-        finally:
-            tally.collated += time.perf_counter() - start
-        self.batches = number + 1
-        return batch
-
-    def end_turn(self, number: int) -> None:
-        """Batch ``number`` was handed out or raised; it is not asked for again."""
-        self.batches, self._read = max(self.batches, number + 1), None
-
-    def _next_samples(self, number: int, index: Any) -> Any:
         if number < self.batches and not self.skips_for_nothing:
             raise RuntimeError(
                 f"batch {number} was asked for after batch {self.batches - 1}; this is a bug in torchdali"
             )
         self.skip_to(number, index)
+        samples = self._samples(index)
+        start = time.perf_counter()
         try:
-            return self._samples(index)
-        except (StopIteration, KeyboardInterrupt):
+            return self._collate_fn(samples)
+        except Exception as error:
+            note(error, f"raised by collate_fn for {self._name(index)}")
             raise
-        except BaseException:
-            self.end_turn(number)
-            raise
+        finally:
+            tally.collated += time.perf_counter() - start
+
+    def end_turn(self, number: int) -> None:
+        """Batch ``number`` was handed out or raised; it is not asked for again."""
+        self.batches = max(self.batches, number + 1)
 
     def skip_to(self, number: int, index: Any) -> None:
         """Go on to a batch without making those before it.
@@ -180,54 +162,40 @@ class IterableFetcher(Fetcher):
 
     def __init__(self, dataset: Any, auto_collation: bool, collate_fn: Callable[[Any], Any], drop_last: bool) -> None:
         super().__init__(dataset, auto_collation, collate_fn, drop_last)
-        self._taken = 0
+        self._items: Items | None = None
         self._begun: list[Any] = []
-        """Samples of a batch that Ctrl-C has left incomplete."""
-        self._interrupted = False
+        """Samples of the batch whose turn it is."""
 
     def begin(self) -> None:
         """Begin to iterate over the dataset."""
         self.iterator = iter(self.dataset)
+        self._items = Items(self.iterator, f"{type(self.dataset).__name__}.__iter__")
 
     def _skip(self, index: Any) -> None:
         """Take a batch's samples, which are dropped when its turn ends."""
         self._samples(index)
 
     def _name(self, index: Any) -> str:
-        return f"samples up to number {self._taken + len(self._begun) - 1} of this iterator"
+        assert self._items is not None
+        return f"samples up to number {self._items.taken - 1} of this iterator"
 
     def _samples(self, index: Any) -> Any:
+        assert self._items is not None
         count = len(index) if self._auto_collation else 1
         if not self.over:
-            self._take(count)
+            try:
+                self.over = not self._items.fill(self._begun, count)
+            except Exception as error:
+                note(error, f"raised for sample number {self._items.taken} of this iterator")
+                raise
         if not self._begun or (self._drop_last and len(self._begun) < count):
             raise StopIteration
         return self._begun.copy() if self._auto_collation else self._begun[0]
 
-    def _take(self, count: int) -> None:
-        try:
-            # In one go: between a call of next() and another one that keeps what it gave, Ctrl-C would lose that. And next()
-            # alone, as islice would call __iter__ too, where some begin anew.
-            self._begun.extend(map(next, itertools.repeat(self.iterator, count - len(self._begun))))
-        except KeyboardInterrupt:
-            self._interrupted = True
-            raise
-        except BaseException as error:
-            note(error, f"raised for sample number {self._taken + len(self._begun)} of this iterator")
-            raise
-        self.over = len(self._begun) < count
-        interrupted, self._interrupted = self._interrupted, False
-        if self.over and interrupted and inspect.isgenerator(self.iterator):
-            raise RuntimeError(
-                f"Ctrl-C came while {type(self.dataset).__name__}.__iter__ was at work; it is a generator, which that has ended "
-                f"after {self._taken + len(self._begun)} samples: what it would have given is lost to this epoch. Iterate anew, "
-                "or have __iter__ return an object with __next__, which can go on"
-            )
-
     def end_turn(self, number: int) -> None:
         """See :meth:`Fetcher.end_turn`."""
         super().end_turn(number)
-        self._taken, self._begun = self._taken + len(self._begun), []
+        self._begun = []
 
 
 def make_fetcher(

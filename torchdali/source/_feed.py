@@ -256,13 +256,7 @@ class SerialFeed(Feed):
         if self._given is None or self._given[0] != info:
             self._given = info, []
         items = self._given[1]
-        try:
-            whole = cycle.fill(items, 1 if self.source.batch else self.batch_size)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            self._given = None
-            raise
+        whole = cycle.fill(items, 1 if self.source.batch else self.batch_size)
         if self.source.batch:
             return self._from_batch(items[0], info) if whole else Delivery((), 0, True)
         samples = [check_sample(self.source, *of) for of in zip(items, self.samples_of(info), strict=False)]
