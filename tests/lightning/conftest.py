@@ -1,11 +1,23 @@
-"""What Lightning does to torch's classes is undone."""
+"""What Lightning does to torch's classes is undone, and which processes were there before a test."""
 
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from torch.utils.data import BatchSampler, DataLoader
 
 NAMES = [prefix + name for name in ("__setattr__", "__delattr__", "__init__") for prefix in ("", "__old")]
+
+
+OLDER: set[psutil.Process] = set()
+"""Children of this process that were there before the test: of other folders' fixtures."""
+
+
+@pytest.fixture(autouse=True)
+def older_processes() -> None:
+    """Note them."""
+    OLDER.clear()
+    OLDER.update(psutil.Process().children())
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import psutil
 import torch
 
 import torchdali
+from tests.lightning.conftest import OLDER
 from torchdali import DataLoader, ExternalSource
 from torchdali.lightning import Rank
 from torchdali.pool._zygote import living_zygote
@@ -95,7 +96,8 @@ def loader(**options):
 
 def workers():
     zygote = living_zygote()
-    return [child for child in psutil.Process().children() if zygote is None or child.pid != zygote.pid]
+    children = set(psutil.Process().children()) - OLDER
+    return [child for child in children if zygote is None or child.pid != zygote.pid]
 
 
 def epochs(model, steps=6):
