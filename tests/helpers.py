@@ -43,15 +43,6 @@ class Files:
         return data, np.int32([label])
 
 
-__all__ = [
-    "Files",
-    "brightness_contrast_by_hand",
-    "decode_serially",
-    "enhance_serially",
-    "read_bytes",
-]
-
-
 def through_interrupts(ask: Callable[[], Any]) -> tuple[list[Any], int]:
     """What is given until StopIteration, asked for again after each Ctrl-C, and how many of those there were."""
     given: list[Any] = []
@@ -63,3 +54,13 @@ def through_interrupts(ask: Callable[[], Any]) -> tuple[list[Any], int]:
             interrupts += 1
         except StopIteration:
             return given, interrupts
+
+
+__all__ = [
+    "Files",
+    "brightness_contrast_by_hand",
+    "decode_serially",
+    "enhance_serially",
+    "read_bytes",
+    "through_interrupts",
+]
